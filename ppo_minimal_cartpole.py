@@ -1,0 +1,138 @@
+"""The shortest complete PPO: CartPole-v1 solved in about a minute, with torch and gymnasium only.
+
+    python ppo_minimal_cartpole.py
+
+Equations are those of Schulman et al. 2017, "Proximal Policy Optimization Algorithms",
+https://arxiv.org/abs/1707.06347. N is the number of steps between two updates.
+"""
+
+import gymnasium as gym
+import torch
+from torch import nn
+from torch.distributions import Categorical
+
+
+class PolicyValueNet(nn.Module):
+    """One shared body, a policy head (a logit for each action) and a value head."""
+
+    def __init__(self, obs_dim, num_actions, hidden_size=64):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(obs_dim, hidden_size), nn.Tanh(), nn.Linear(hidden_size, hidden_size), nn.Tanh()
+        )
+        self.policy_head = nn.Linear(hidden_size, num_actions)
+        self.value_head = nn.Linear(hidden_size, 1)
+
+    def forward(self, obs):  # [..., obs_dim] -> distribution over actions, values [...]
+        features = self.body(obs)
+        return Categorical(logits=self.policy_head(features)), self.value_head(features).squeeze(-1)
+
+
+@torch.no_grad()
+def collect_trajectories(env, net, obs, num_steps):
+    """Acts for N = num_steps steps from `obs` on, over as many episodes as that takes; also returns the next `obs`."""
+    observations = torch.zeros(num_steps, len(obs))  # [N, obs_dim]
+    next_observations = torch.zeros(num_steps, len(obs))  # [N, obs_dim]
+    actions = torch.zeros(num_steps, dtype=torch.int64)  # [N]
+    rewards = torch.zeros(num_steps)  # [N]
+    terminated = torch.zeros(num_steps, dtype=torch.bool)  # [N], the pole fell
+    dones = torch.zeros(num_steps, dtype=torch.bool)  # [N], the pole fell or the time was up
+    for t in range(num_steps):
+        observations[t] = torch.as_tensor(obs)
+        actions[t] = net(observations[t])[0].sample()
+        obs, rewards[t], terminated[t], truncated, _ = env.step(actions[t].item())
+        next_observations[t] = torch.as_tensor(obs)  # the last one of its episode where that ends here
+        dones[t] = terminated[t] or truncated
+        if dones[t]:
+            obs, _ = env.reset()
+    policy, values = net(observations)
+    _, next_values = net(next_observations)
+    trajectories = {
+        "observations": observations,
+        "actions": actions,
+        "log_probs": policy.log_prob(actions),  # [N], log pi_old(a_t | s_t)
+        "rewards": rewards,
+        "values": values,  # [N], V(s_t)
+        "next_values": next_values,  # [N], V(s_{t+1})
+        "terminated": terminated,
+        "dones": dones,
+    }
+    return trajectories, obs
+
+
+def compute_gae(rewards, values, next_values, terminated, dones, gamma=0.99, gae_lambda=0.95):
+    """Advantages [N] by generalized advantage estimation, from tensors [N]."""
+    # TD error, equation 12: delta_t = r_t + gamma V(s_{t+1}) - V(s_t). After a fall nothing more can be earned; when
+    # only the time was up, the pole still stood, and the value of standing counts.
+    deltas = rewards + gamma * next_values * ~terminated - values
+    advantages = torch.zeros_like(deltas)
+    advantage = 0.0
+    for t in reversed(range(len(deltas))):
+        # GAE, equation 11: A_t = delta_t + gamma lambda A_{t+1}, as far as the episode goes
+        advantages[t] = advantage = deltas[t] + gamma * gae_lambda * advantage * ~dones[t]
+    return advantages
+
+
+def ppo_update(net, optimizer, data, epochs=10, batch_size=64, clip_epsilon=0.2, value_coef=0.5, entropy_coef=0.0):
+    """Takes epochs * ceil(N / batch_size) optimizer steps on `data`, a dictionary of tensors [N] or [N, obs_dim]."""
+    for _ in range(epochs):
+        for indices in torch.randperm(len(data["actions"])).split(batch_size):
+            batch = {name: tensor[indices] for name, tensor in data.items()}
+            policy, values = net(batch["observations"])
+            # ratio, equation 6: r_t = pi(a_t | s_t) / pi_old(a_t | s_t)
+            ratio = (policy.log_prob(batch["actions"]) - batch["log_probs"]).exp()
+            # clipped objective, equation 7: L_CLIP = E[min(r_t A_t, clip(r_t, 1 - epsilon, 1 + epsilon) A_t)]
+            clipped_ratio = ratio.clamp(1 - clip_epsilon, 1 + clip_epsilon)
+            policy_loss = -torch.min(ratio * batch["advantages"], clipped_ratio * batch["advantages"]).mean()
+            # value loss, equation 9: L_VF = E[(V(s_t) - R_t)^2]
+            value_loss = (values - batch["returns"]).square().mean()
+            # total loss, equation 9 with its sign turned, for minimization: -L_CLIP + c_1 L_VF - c_2 S
+            loss = policy_loss + value_coef * value_loss - entropy_coef * policy.entropy().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+            optimizer.step()
+
+
+@torch.no_grad()
+def evaluate(net, num_episodes=100, seed=1_000_000):
+    """Returns [num_episodes] of episodes in which the most likely action is taken."""
+    env = gym.make("CartPole-v1")
+    returns = torch.zeros(num_episodes)
+    for episode in range(num_episodes):
+        obs, _ = env.reset(seed=seed + episode)
+        done = False
+        while not done:
+            action = net(torch.as_tensor(obs))[0].probs.argmax().item()
+            obs, reward, terminated, truncated, _ = env.step(action)
+            returns[episode] += reward
+            done = terminated or truncated
+    return returns
+
+
+def train_ppo_cartpole(seed=1, num_updates=48, num_steps=1024, learning_rate=1e-3):
+    """Trains for num_updates * num_steps environment steps, prints how it goes, and returns the network."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)  # this network is too small for several
+    env = gym.make("CartPole-v1")
+    obs, _ = env.reset(seed=seed)
+    net = PolicyValueNet(env.observation_space.shape[0], env.action_space.n)
+    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
+    print(" steps  average reward (10 greedy episodes)")
+    for update in range(1, num_updates + 1):
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 - (update - 1) / num_updates)
+        data, obs = collect_trajectories(env, net, obs, num_steps)
+        data["rewards"] *= 0.01  # 1 - gamma: values are then between 0 and 1, their loss does not drown the policy's
+        advantages = compute_gae(*(data[name] for name in ("rewards", "values", "next_values", "terminated", "dones")))
+        data["returns"] = advantages + data["values"]  # R_t, what the value of s_t should have been
+        data["advantages"] = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        ppo_update(net, optimizer, data)
+        if update % 4 == 0:
+            print(f"{update * num_steps:6d}  {evaluate(net, num_episodes=10).mean():.1f}")
+    returns = evaluate(net)
+    print(f"average reward over {len(returns)} greedy episodes: {returns.mean():.1f}, the worst {returns.min():.0f}")
+    return net
+
+
+if __name__ == "__main__":
+    train_ppo_cartpole()

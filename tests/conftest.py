@@ -1,0 +1,64 @@
+"""What several test files share: the scripts as modules, and as a user starts them."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ("ppo_discrete", "ppo_continuous")
+SMALL = "--num-envs 2 --num-steps 16 --total-timesteps 96 --num-minibatches 2 --update-epochs 2 --eval-episodes 2"
+
+
+@pytest.fixture(params=SCRIPTS)
+def script(request):
+    """A main script, imported."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    """A working directory of the test's own, for the runs/ of training in this process."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_script(script, flags, cwd, **kwargs):
+    """Starts a script of this repository, or one at a path, as a user does; tests/ is on the path for `probes:`."""
+    return subprocess.run(
+        [sys.executable, ROOT / f"{script}.py", *(flags.split() if isinstance(flags, str) else flags)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **kwargs,
+    )
+
+
+def env_for(script, discrete="CartPole-v1", continuous="Pendulum-v1"):
+    name = script if isinstance(script, str) else script.__name__
+    return discrete if name == "ppo_discrete" else continuous
+
+
+def probe_args(script, probe, seed=1, **kwargs):
+    """Arguments that train on a probe environment for a few seconds, with rewards and observations as they are."""
+    continuous = "true" if script.__name__ == "ppo_continuous" else "false"
+    env_kwargs = kwargs.pop("env_kwargs", "{")
+    defaults = {
+        "env_id": f"probes:{probe}-v0",
+        "env_kwargs": f'{env_kwargs}"continuous": {continuous}}}',
+        "seed": seed,
+        "num_envs": 8,
+        "num_steps": 32,
+        "total_timesteps": 8 * 32 * 30,
+        "hidden_size": 32,
+        "norm_obs": False,
+        "norm_reward": False,
+        "learning_rate": 3e-3,
+        "eval_episodes": 10,
+    }
+    return script.Args(**(defaults | kwargs))

@@ -1,0 +1,149 @@
+"""Small environments that isolate one property each, and are solved in seconds.
+
+Importing this module registers them, so `--env-id probes:Chain-v0` finds them where tests/ is on the Python path.
+"""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+
+
+class Probe(gym.Env):
+    """Base: `length` steps per episode, then it terminates or, with `truncate`, runs into its time limit.
+
+    The observation is the number of the step, divided by `length`. Rewards and anything else are up to subclasses.
+    `continuous` exchanges the two discrete actions for a box from -1 to 1; `positive(action)` hides the difference.
+    """
+
+    def __init__(self, length=1, truncate=False, continuous=False):
+        self.length, self.truncate = length, truncate
+        self.observation_space = Box(0, 1, (1,), np.float32)
+        self.action_space = Box(-1, 1, (1,), np.float32) if continuous else Discrete(2)
+
+    def positive(self, action):
+        return bool(action > 0 if isinstance(self.action_space, Discrete) else action[0] > 0)
+
+    def observe(self):
+        return np.array([self.steps / self.length], np.float32)
+
+    def reward(self, action):
+        return 1.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        reward = self.reward(action)
+        self.steps += 1
+        end = self.steps >= self.length
+        return self.observe(), reward, end and not self.truncate, end and self.truncate, {}
+
+
+class ObservedReward(Probe):
+    """The reward is the observation, 1 or -1, whatever the action."""
+
+    def reset(self, *, seed=None, options=None):
+        gym.Env.reset(self, seed=seed)
+        self.sign = self.np_random.choice([-1.0, 1.0])
+        return super().reset()
+
+    def observe(self):
+        return np.array([self.sign], np.float32)
+
+    def reward(self, action):
+        return float(self.sign)
+
+
+class LateReward(Probe):
+    """Only the last step of an episode is rewarded."""
+
+    def reward(self, action):
+        return float(self.steps == self.length - 1)
+
+
+class ActionReward(Probe):
+    """A positive action is rewarded with 1, the other with -1."""
+
+    def reward(self, action):
+        return 1.0 if self.positive(action) else -1.0
+
+
+class ObservedActionReward(ObservedReward):
+    """An action with the sign of the observation is rewarded with 1, the other with -1."""
+
+    def reward(self, action):
+        return 1.0 if self.positive(action) == (self.sign > 0) else -1.0
+
+
+class Numbered(Probe):
+    """Each observation is the number of transitions in this environment so far: no two transitions share one.
+
+    Episodes end at random, half of them by termination.
+    """
+
+    def __init__(self, continuous=False):
+        super().__init__(continuous=continuous)
+        self.observation_space = Box(0, np.inf, (1,), np.float32)
+        self.transitions = 0
+
+    def observe(self):
+        return np.array([self.transitions], np.float32)
+
+    def step(self, action):
+        self.transitions += 1
+        end, truncate = self.np_random.random(2) < [0.2, 0.5]
+        return self.observe(), 1.0, bool(end and not truncate), bool(end and truncate), {}
+
+
+class Spaces(Probe):
+    """Observes a random sample of any space."""
+
+    def __init__(self, observation_space, action_space=None, continuous=False):
+        super().__init__(length=5, continuous=continuous)
+        self.observation_space = observation_space
+        self.action_space = action_space or self.action_space
+
+    def reset(self, *, seed=None, options=None):
+        gym.Env.reset(self, seed=seed)
+        self.observation_space.seed(seed)
+        return super().reset()
+
+    def observe(self):
+        return self.observation_space.sample()
+
+    def step(self, action):
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        return super().step(action)
+
+
+class NonFinite(Probe):
+    """Observes or earns `value` from the given step on, counted over all episodes."""
+
+    def __init__(self, where, at=0, value=np.nan, continuous=False):
+        super().__init__(length=10, continuous=continuous)
+        self.where, self.at, self.value, self.total = where, at, value, 0
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        self.total += 1
+        if self.total > self.at and self.where == "observation":
+            obs = obs * self.value
+        if self.total > self.at and self.where == "reward":
+            reward = self.value
+        return obs, reward, terminated, truncated, info
+
+
+for probe in (Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Numbered, NonFinite):
+    gym.register(f"{probe.__name__}-v0", probe)
+for name, space in {
+    "Matrix": Box(-1, 1, (3, 2), np.float64),
+    "MultiDiscrete": MultiDiscrete([2, 3]),
+    "Dict": Dict({"position": Box(-1, 1, (2,), np.float32), "switch": Discrete(3, start=5)}),
+    "Tuple": Tuple((Discrete(2), Box(-1, 1, (2, 2), np.float32))),
+    "Image": Box(0, 255, (8, 8, 3), np.uint8),
+    "Sequence": gym.spaces.Sequence(Discrete(2)),
+}.items():
+    gym.register(f"{name}-v0", Spaces, kwargs={"observation_space": space})
+gym.register("Start-v0", Spaces, kwargs={"observation_space": Discrete(2), "action_space": Discrete(3, start=-1)})

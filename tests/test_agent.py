@@ -1,0 +1,171 @@
+"""The networks, the policy's distribution and what the environments get of it."""
+
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+from probes import Spaces
+
+import ppo_continuous
+import ppo_discrete
+
+
+def make_agent(script, **kwargs):
+    args = script.Args(env_id={"ppo_discrete": "Acrobot-v1", "ppo_continuous": "BipedalWalker-v3"}[script.__name__])
+    vars(args).update(kwargs)
+    torch.manual_seed(0)
+    return script.Agent(script.make_envs(args, 1, "sync"), args)
+
+
+def box_agent(box, **kwargs):
+    """An agent for an environment with this box of actions, which fails on any action outside of it."""
+    gym.registry.pop("AnyBox-v0", None)
+    gym.register("AnyBox-v0", Spaces, kwargs={"observation_space": Box(-1, 1, (2,)), "action_space": box})
+    args = ppo_continuous.Args(env_id="AnyBox-v0", **kwargs)
+    return ppo_continuous.Agent(ppo_continuous.make_envs(args, 1, "sync"), args), args
+
+
+def test_initialization(script):
+    agent = make_agent(script)
+    for network, gains in ((agent.actor, (2**0.5, 2**0.5, 0.01)), (agent.critic, (2**0.5, 2**0.5, 1.0))):
+        layers = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
+        assert len(layers) == 3
+        for layer, gain in zip(layers, gains, strict=True):
+            assert not layer.bias.any()
+            weight = layer.weight if layer.weight.shape[0] <= layer.weight.shape[1] else layer.weight.T
+            torch.testing.assert_close(weight @ weight.T, gain**2 * torch.eye(len(weight)), rtol=0, atol=1e-5)
+    assert not {id(p) for p in agent.actor.parameters()} & {id(p) for p in agent.critic.parameters()}
+
+
+def test_normalization(script):
+    agent = make_agent(script)
+    obs = torch.randn(500, agent.actor[0].in_features) * 3 + 7
+    agent.obs_rms.update(obs[:100])
+    agent.obs_rms.update(obs[100:])
+    mean, std = obs.mean(0), obs.std(0, correction=0)
+    torch.testing.assert_close(agent.normalize(obs), ((obs - mean) / std), rtol=1e-3, atol=1e-3)
+    assert agent.normalize(mean + 1000 * std).eq(10).all() and agent.normalize(mean - 1000 * std).eq(-10).all()
+    agent = make_agent(script, norm_obs=False)
+    assert torch.equal(agent.normalize(obs * 100), obs * 100)
+
+
+def test_running_mean_std(script):
+    rms, data = script.RunningMeanStd(3), torch.randn(1000, 3) * torch.tensor([1.0, 10, 0]) + torch.tensor([0.0, 5, 2])
+    assert rms.mean.eq(0).all() and rms.var.eq(1).all()
+    for batch in data.split([1, 9, 490, 500]):
+        rms.update(batch)
+    torch.testing.assert_close(rms.mean, data.mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(rms.var, data.var(0, correction=0), rtol=1e-4, atol=1e-4)
+    assert rms.count == 1000
+
+
+def test_discrete_actions_are_sampled_with_their_probabilities():
+    agent = make_agent(ppo_discrete, norm_obs=False)
+    obs = np.ones((1, 6), np.float32)
+    with torch.no_grad():
+        agent.actor[-1].bias.copy_(torch.tensor([0.0, 1.0, -1.0]))
+        probabilities = agent.actor(torch.ones(6)).softmax(-1)
+    actions = agent.act(obs.repeat(100_000, axis=0))
+    frequencies = np.bincount(actions, minlength=3) / len(actions)
+    np.testing.assert_allclose(frequencies, probabilities, atol=0.01)
+    assert (agent.act(obs.repeat(100, axis=0), greedy=True) == 1).all()
+
+
+def test_discrete_log_prob_and_entropy():
+    agent = make_agent(ppo_discrete)
+    with torch.no_grad():
+        agent.actor[-1].weight.mul_(1000)
+    x, actions = torch.randn(50, 6), torch.randint(3, (50,))
+    log_probs, entropy = agent.log_prob_and_entropy(x, actions)
+    reference = torch.distributions.Categorical(logits=agent.actor(x))
+    torch.testing.assert_close(log_probs, reference.log_prob(actions))
+    torch.testing.assert_close(entropy, reference.entropy())
+    assert entropy.std() > 0.01
+
+
+def test_actions_may_start_at_any_number():
+    args = ppo_discrete.Args(env_id="probes:Start-v0")
+    agent = ppo_discrete.Agent(ppo_discrete.make_envs(args, 1, "sync"), args)
+    assert agent.to_env(np.array([0, 1, 2])).tolist() == [-1, 0, 1]
+
+
+def test_continuous_actions_are_sampled_from_their_distribution():
+    agent = make_agent(ppo_continuous, norm_obs=False, init_log_std=0.5)
+    with torch.no_grad():
+        agent.actor[-1].bias.copy_(torch.tensor([0.0, 1.0, -1.0, 3.0]))
+        agent.log_std[0] = -1.0
+        mean = agent.actor(torch.ones(24))
+    obs = np.ones((100_000, 24), np.float32)
+    actions = agent.act(obs)
+    np.testing.assert_allclose(actions.mean(0), mean, atol=0.03)
+    np.testing.assert_allclose(actions.std(0), np.exp([-1.0, 0.5, 0.5, 0.5]), rtol=0.02)
+    assert np.abs(np.corrcoef(actions.T) - np.eye(4)).max() < 0.02
+    np.testing.assert_allclose(agent.act(obs[:5], greedy=True), mean.repeat(5, 1), rtol=1e-5)
+
+
+def test_continuous_log_prob_and_entropy():
+    agent = make_agent(ppo_continuous)
+    with torch.no_grad():
+        agent.actor[-1].weight.mul_(100)
+        agent.log_std.copy_(torch.tensor([0.0, 1.0, -1.0, -3.0]))
+    x, actions = torch.randn(50, 24), torch.randn(50, 4)
+    log_probs, entropy = agent.log_prob_and_entropy(x, actions)
+    mean, std = agent.actor(x), [1, math.e, 1 / math.e, math.exp(-3)]
+    for i in range(50):
+        densities = [
+            math.exp(-((actions[i, j].item() - mean[i, j].item()) ** 2) / (2 * std[j] ** 2))
+            / (std[j] * math.sqrt(math.tau))
+            for j in range(3)
+        ]
+        z = (actions[i, 3].item() - mean[i, 3].item()) / std[3]
+        last = -(z**2) / 2 - math.log(std[3] * math.sqrt(math.tau))  # the density itself may underflow
+        assert log_probs[i].item() == pytest.approx(math.log(math.prod(densities)) + last, rel=1e-4)
+    assert entropy.shape == (50,)
+    expected = sum(0.5 * math.log(math.tau * math.e * s**2) for s in std)
+    torch.testing.assert_close(entropy, torch.full((50,), expected))
+
+
+INF = np.inf
+BOXES = {
+    "unit": Box(-1, 1, (3,)),
+    "scalar": Box(-2.0, 2.0, ()),
+    "matrix": Box(-1, 1, (2, 3), np.float64),
+    "tiny": Box(-1e-30, 1e-30, (2,), np.float64),
+    "huge": Box(-3e38, 3e38, (2,), np.float32),
+    "huge64": Box(-1e290, 1e290, (2,), np.float64),
+    "asymmetric": Box(np.array([0.1, -7]), np.array([0.3, 100]), dtype=np.float32),
+    "infinite": Box(-INF, INF, (2,), np.float32),
+    "half infinite": Box(np.array([0, -INF]), np.array([INF, 0.5]), dtype=np.float64),
+    "point": Box(0.7, 0.7, (1,), np.float32),
+}
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_actions_are_always_inside_the_box(box):
+    agent, _ = box_agent(box)
+    actions = np.random.default_rng(0).normal(scale=3, size=(1000, math.prod(box.shape))).astype(np.float32)
+    actions[0], actions[1], actions[2], actions[3] = -1, 1, 1e9, -1e9
+    fitted = agent.to_env(actions)
+    assert fitted.shape == (1000, *box.shape) and fitted.dtype == box.dtype
+    assert all(box.contains(action) for action in fitted)
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES)
+def test_one_is_the_bound_where_there_is_one(box):
+    agent, _ = box_agent(box)
+    size, bounded = math.prod(box.shape), box.bounded_below & box.bounded_above
+    low, middle, high = agent.to_env(np.array([[-1.0], [0.0], [1.0]], np.float32).repeat(size, 1))
+    np.testing.assert_allclose(low[bounded], box.low[bounded], rtol=1e-6)
+    np.testing.assert_allclose(high[bounded], box.high[bounded], rtol=1e-6)
+    half = agent.to_env(np.full((1, size), 0.25, np.float32))[0]
+    np.testing.assert_allclose(half[~bounded], np.clip(0.25, box.low, box.high)[~bounded])
+
+
+def test_training_on_a_box_of_another_shape(in_tmp):
+    """The probe asserts on each action that it is in the box."""
+    _, args = box_agent(BOXES["matrix"], num_envs=2, num_steps=16, total_timesteps=32, eval_episodes=1)
+    ppo_continuous.train(args)

@@ -1,0 +1,98 @@
+"""ppo_loss: its value and gradient against the papers' formulas, written per sample in plain Python."""
+
+import math
+
+import pytest
+import torch
+
+N = 64
+
+
+def sample(seed=0):
+    """Inputs of a minibatch in double precision: some ratios are clipped on either side, some values too."""
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(scale=1.0):
+        return scale * torch.randn(N, generator=g, dtype=torch.float64)
+
+    old_log_probs = -1 + normal(0.3)
+    old_values = normal()
+    return {
+        "log_probs": old_log_probs + normal(0.3),
+        "old_log_probs": old_log_probs,
+        "entropy": 1 + normal(0.1),
+        "advantages": normal(),
+        "values": old_values + normal(0.4),
+        "old_values": old_values,
+        "returns": old_values + normal(),
+    }
+
+
+def expected_loss(inputs, beta, args):
+    total = {"policy": 0.0, "value": 0.0, "entropy": 0.0, "kl": 0.0, "old_kl": 0.0, "clipfrac": 0.0}
+    rows = zip(*(inputs[name].tolist() for name in inputs), strict=True)
+    for log_prob, old_log_prob, entropy, advantage, value, old_value, return_ in rows:
+        ratio = math.exp(log_prob) / math.exp(old_log_prob)
+        low, high = 1 - args.clip_coef, 1 + args.clip_coef
+        clipped = low if ratio < low else high if ratio > high else ratio
+        total["policy"] += -min(ratio * advantage, clipped * advantage)
+        error = (value - return_) ** 2
+        if args.clip_vloss:
+            change = max(-args.clip_coef, min(args.clip_coef, value - old_value))
+            error = max(error, (old_value + change - return_) ** 2)
+        total["value"] += error / 2
+        total["entropy"] += entropy
+        total["kl"] += ratio - 1 - math.log(ratio)
+        total["old_kl"] += -math.log(ratio)
+        total["clipfrac"] += ratio < low or ratio > high
+    mean = {name: value / N for name, value in total.items()}
+    loss = mean["policy"] + args.vf_coef * mean["value"] - args.ent_coef * mean["entropy"]
+    return loss + (beta * mean["kl"] if args.adaptive_kl is not None else 0), mean
+
+
+VARIANTS = [
+    {},
+    {"clip_coef": 0.05},
+    {"clip_vloss": True},
+    {"vf_coef": 2.0},
+    {"ent_coef": 0.3},
+    {"adaptive_kl": 0.01},
+    {"clip_vloss": True, "ent_coef": 0.1, "adaptive_kl": 0.1, "vf_coef": 0.7, "clip_coef": 0.3},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_loss_and_statistics(script, variant):
+    args, inputs = script.Args(**variant), sample()
+    loss, statistics = script.ppo_loss(*inputs.values(), 3.0, args)
+    expected, mean = expected_loss(inputs, 3.0, args)
+    assert loss.item() == pytest.approx(expected)
+    assert statistics["losses/policy_loss"].item() == pytest.approx(mean["policy"])
+    assert statistics["losses/value_loss"].item() == pytest.approx(mean["value"])
+    assert statistics["losses/entropy"].item() == pytest.approx(mean["entropy"])
+    assert statistics["losses/approx_kl"].item() == pytest.approx(mean["kl"])
+    assert statistics["losses/old_approx_kl"].item() == pytest.approx(mean["old_kl"])
+    assert statistics["losses/clipfrac"].item() == pytest.approx(mean["clipfrac"])
+    assert 0.1 < mean["clipfrac"] < 0.95
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_gradient(script, variant):
+    """With respect to log-probabilities, entropies and values, against finite differences of the formula."""
+    args, inputs = script.Args(**variant), sample(1)
+    for name in ("log_probs", "entropy", "values"):
+        tensor = inputs[name].clone().requires_grad_()
+        loss, _ = script.ppo_loss(*(inputs | {name: tensor}).values(), 3.0, args)
+        (gradient,) = torch.autograd.grad(loss, tensor)
+        for i in range(0, N, 5):
+            step = torch.zeros(N, dtype=torch.float64)
+            step[i] = 1e-6
+            above, _ = expected_loss(inputs | {name: inputs[name] + step}, 3.0, args)
+            below, _ = expected_loss(inputs | {name: inputs[name] - step}, 3.0, args)
+            assert gradient[i].item() == pytest.approx((above - below) / 2e-6, abs=1e-6)
+
+
+def test_statistics_do_not_hold_the_graph(script):
+    inputs = {name: tensor.requires_grad_() for name, tensor in sample().items()}
+    _, statistics = script.ppo_loss(*inputs.values(), 1.0, script.Args())
+    assert not any(value.requires_grad for value in statistics.values())

@@ -1,0 +1,108 @@
+"""ppo_minimal_cartpole.py; its compute_gae is in test_gae.py."""
+
+import math
+import re
+
+import gymnasium as gym
+import pytest
+import torch
+from conftest import ROOT, run_script
+
+import ppo_minimal_cartpole as minimal
+
+
+def collect(num_steps, seed=0):
+    torch.manual_seed(seed)
+    env = gym.make("CartPole-v1")
+    obs, _ = env.reset(seed=seed)
+    net = minimal.PolicyValueNet(4, 2)
+    data, next_obs = minimal.collect_trajectories(env, net, obs, num_steps)
+    return env, net, data, next_obs
+
+
+def test_trajectories():
+    """Shapes, and the environment replayed: the same actions give the same observations, rewards and ends."""
+    env, net, data, next_obs = collect(100)
+    for name, tensor in data.items():
+        assert tensor.shape == ((100, 4) if "observations" in name else (100,)), name
+    policy, values = net(data["observations"])
+    torch.testing.assert_close(data["log_probs"], policy.log_prob(data["actions"]))
+    torch.testing.assert_close(data["values"], values)
+
+    env = gym.make("CartPole-v1")
+    obs, _ = env.reset(seed=0)
+    for t in range(100):
+        assert data["observations"][t].tolist() == obs.tolist()
+        obs, reward, terminated, truncated, _ = env.step(data["actions"][t].item())
+        value = net(torch.as_tensor(obs))[1].item()
+        assert data["next_values"][t].item() == pytest.approx(value, abs=1e-5)
+        assert data["rewards"][t] == reward and data["terminated"][t] == terminated
+        assert data["dones"][t] == (terminated or truncated)
+        if terminated or truncated:
+            obs, _ = env.reset()
+    assert data["dones"].sum() >= 3 and next_obs.tolist() == obs.tolist()
+
+
+def test_a_time_limit_is_no_termination(monkeypatch):
+    make = gym.make
+    monkeypatch.setattr(gym, "make", lambda name: make(name, max_episode_steps=5))
+    _, _, data, _ = collect(20)
+    assert data["dones"].nonzero().flatten().tolist() == [4, 9, 14, 19] and not data["terminated"].any()
+
+
+@pytest.mark.parametrize(("num_steps", "batch_size"), [(100, 32), (96, 32), (5, 64)])
+def test_number_of_optimizer_steps_and_the_first_ratio(monkeypatch, num_steps, batch_size):
+    _, net, data, _ = collect(num_steps)
+    data |= {"advantages": torch.randn(num_steps), "returns": torch.randn(num_steps)}
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    steps, ratios = [], []
+    step, minimum = optimizer.step, torch.min
+    monkeypatch.setattr(optimizer, "step", lambda: (steps.append(1), step()))
+    monkeypatch.setattr(torch, "min", lambda a, b: (ratios.append(a.detach()), minimum(a, b))[1])
+    data["advantages"].fill_(1.0)  # then the first argument of torch.min is the ratio itself
+    minimal.ppo_update(net, optimizer, data, epochs=3, batch_size=batch_size)
+    assert len(steps) == 3 * math.ceil(num_steps / batch_size)
+    assert sum(len(ratio) for ratio in ratios) == 3 * num_steps
+    torch.testing.assert_close(ratios[0], torch.ones(len(ratios[0])))
+    assert not torch.allclose(ratios[-1], torch.ones(len(ratios[-1])), atol=1e-3)
+
+
+def test_the_loss_has_the_gradient_of_equation_9():
+    """One step of plain gradient descent from one minibatch, against autograd on the paper's formula."""
+    _, net, data, _ = collect(40)
+    data |= {"advantages": torch.randn(40), "returns": torch.randn(40)}
+    data["log_probs"] += 0.3 * torch.randn(40)
+    before = [p.detach().clone() for p in net.parameters()]
+    logits = net.policy_head(net.body(data["observations"]))
+    values = net.value_head(net.body(data["observations"])).flatten()
+    probs = logits.softmax(-1)
+    ratio = probs[range(40), data["actions"]] / data["log_probs"].exp()
+    total = 0
+    for i in range(40):
+        a, r = data["advantages"][i], ratio[i]
+        clipped = 0.8 if r < 0.8 else 1.2 if r > 1.2 else r
+        total += -min(r * a, clipped * a) + 0.5 * (values[i] - data["returns"][i]) ** 2
+        total -= 0.1 * -(probs[i] * probs[i].log()).sum()
+    gradients = torch.autograd.grad(total / 40, list(net.parameters()))
+    norm = torch.cat([g.flatten() for g in gradients]).norm()
+    minimal.ppo_update(net, torch.optim.SGD(net.parameters(), lr=1.0), data, epochs=1, batch_size=40, entropy_coef=0.1)
+    for old, new, gradient in zip(before, net.parameters(), gradients, strict=True):
+        torch.testing.assert_close(old - new, gradient * min(1, 0.5 / norm.item()), rtol=1e-4, atol=1e-5)
+
+
+def test_it_learns(capsys):
+    """Less than half of its default training is enough for this seed."""
+    minimal.train_ppo_cartpole(seed=1, num_updates=20)
+    table, result = capsys.readouterr().out.rstrip().rsplit("\n", 1)
+    assert [int(line.split()[0]) for line in table.splitlines()[1:]] == [4096, 8192, 12288, 16384, 20480]
+    assert float(re.search(r"average reward over 100 greedy episodes: ([\d.]+)", result)[1]) >= 475
+
+
+def test_it_runs_copied_alone_into_an_empty_folder(tmp_path):
+    script = (ROOT / "ppo_minimal_cartpole.py").read_text()
+    assert "num_updates=48" in script
+    (tmp_path / "mine.py").write_text(script.replace("num_updates=48", "num_updates=2"))
+    result = run_script(tmp_path / "mine", "", tmp_path)
+    assert result.returncode == 0 and result.stderr == ""
+    assert "average reward over 100 greedy episodes" in result.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]

@@ -1,0 +1,244 @@
+"""What enters the loss, the order of things in `train`, and that it can be repeated."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, env_for, probe_args, run_script
+
+
+def spy(monkeypatch, owner, name, before=None, after=None):
+    """Calls `before(*args)` and `after(result, *args)` around each call of a function."""
+    function = getattr(owner, name)
+
+    def spied(*args, **kwargs):
+        if before:
+            before(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if after:
+            after(result, *args, **kwargs)
+        return result
+
+    monkeypatch.setattr(owner, name, spied)
+
+
+def test_every_transition_enters_the_loss_once_per_epoch_and_no_reset_step_does(script, in_tmp, monkeypatch):
+    """`Numbered` numbers its transitions, per environment, so a transition is known by its observation."""
+    batches = []  # the observations of each minibatch
+    spy(
+        monkeypatch,
+        script.Agent,
+        "log_prob_and_entropy",
+        lambda agent, x, actions: batches.append(x.flatten().tolist()),
+    )
+    args = probe_args(script, "Numbered", num_envs=1, num_steps=64, total_timesteps=64, num_minibatches=4)
+    script.train(args)
+    whole, *minibatches, whole_after = batches
+    assert whole == whole_after
+    assert len(minibatches) == args.update_epochs * args.num_minibatches
+    orders = []
+    for epoch in range(args.update_epochs):
+        parts = minibatches[epoch * args.num_minibatches : (epoch + 1) * args.num_minibatches]
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        order = sum(parts, [])
+        assert sorted(order) == whole == list(range(len(whole)))
+        orders.append(order)
+    assert len({tuple(order) for order in orders}) == args.update_epochs  # shuffled anew
+    assert 32 <= len(whole) < 64
+
+
+def test_cartpole_reset_steps_are_left_out(script, in_tmp, monkeypatch):
+    """On CartPole-v1 itself: as many transitions in the loss as there were calls of the environments' own step."""
+    if script.__name__ == "ppo_continuous":
+        pytest.skip("CartPole has discrete actions; Numbered tests the same for both scripts")
+    from gymnasium.envs.classic_control import CartPoleEnv
+
+    steps, lengths, terminations = [], [], []
+    spy(monkeypatch, CartPoleEnv, "step", after=lambda result, *_: steps.append(result))
+    spy(monkeypatch, script, "ppo_loss", before=lambda log_probs, *_: lengths.append(len(log_probs)))
+    spy(monkeypatch, script, "evaluate", before=lambda *_, **__: terminations.append(len(steps)))
+    args = script.Args(env_id="CartPole-v1", num_envs=4, num_steps=256, total_timesteps=4 * 256 * 2, update_epochs=3)
+    script.train(args)
+    (transitions,) = terminations  # made before the evaluation
+    resets = sum(terminated or truncated for _, _, terminated, truncated, _ in steps[:transitions])
+    assert resets > 50
+    assert sum(lengths) == args.update_epochs * transitions
+    assert args.total_timesteps - resets <= transitions <= args.total_timesteps - resets + args.num_envs
+
+
+def test_the_first_minibatch_finds_the_policy_unchanged(script, in_tmp, monkeypatch):
+    """Before an iteration's first step the ratio is 1, whatever the normalization does between iterations."""
+    calls = []
+    spy(
+        monkeypatch,
+        script,
+        "ppo_loss",
+        before=lambda log_probs, old, *_: calls.append((log_probs.detach(), old)),
+    )
+    args = script.Args(env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=2 * 64 * 4, eval_episodes=1)
+    script.train(args)
+    per_iteration = args.update_epochs * args.num_minibatches
+    assert len(calls) == 4 * per_iteration
+    for iteration in range(4):
+        new, old = calls[iteration * per_iteration]
+        torch.testing.assert_close(new, old, rtol=0, atol=1e-5)
+        new, old = calls[iteration * per_iteration + 1]
+        assert not torch.allclose(new, old, rtol=0, atol=1e-5)
+
+
+def test_early_stop(script, in_tmp, monkeypatch):
+    """The update ends with the first minibatch whose KL is too large, and that minibatch takes no step."""
+    kls, steps = [], []
+    spy(monkeypatch, script, "ppo_loss", after=lambda result, *_: kls.append(result[1]["losses/approx_kl"].item()))
+    spy(monkeypatch, torch.optim.Adam, "step", before=lambda *_: steps.append(len(kls)))
+    args = script.Args(
+        env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=128, target_kl=1e-3, eval_episodes=1
+    )
+    script.train(args)
+    assert len(kls) < args.update_epochs * args.num_minibatches
+    assert kls[-1] > 1e-3 and all(kl <= 1e-3 for kl in kls[:-1])
+    assert len(steps) == len(kls) - 1
+
+
+def test_learning_rate_schedule(script, in_tmp, monkeypatch):
+    rates = []
+    spy(monkeypatch, torch.optim.Adam, "step", before=lambda self, *_: rates.append(self.param_groups[0]["lr"]))
+    args = script.Args(
+        env_id=env_for(script), num_envs=2, num_steps=8, total_timesteps=4 * 16 + 15, learning_rate=0.1,
+        num_minibatches=1, update_epochs=1, eval_episodes=1,
+    )  # fmt: skip
+    script.train(args)
+    assert rates == pytest.approx([0.1, 0.075, 0.05, 0.025])
+    rates.clear()
+    args.anneal_lr = False
+    script.train(args)
+    assert rates == [0.1] * 4
+
+
+@pytest.mark.parametrize(("target", "betas"), [(1e9, [1, 0.5, 0.25, 0.125]), (1e-12, [1, 2, 4, 8])])
+def test_adaptive_kl_penalty(script, in_tmp, monkeypatch, target, betas):
+    seen = []
+    spy(monkeypatch, script, "ppo_loss", before=lambda *args: seen.append(args[-2]))
+    args = script.Args(
+        env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=4 * 128, adaptive_kl=target,
+        num_minibatches=1, update_epochs=2, eval_episodes=1,
+    )  # fmt: skip
+    script.train(args)
+    assert seen[::2] == seen[1::2] == betas
+
+
+def test_advantages_are_normalized_over_the_batch(script, in_tmp, monkeypatch):
+    seen = []
+    spy(monkeypatch, script, "ppo_loss", before=lambda *args: seen.append(args[3]))
+    args = script.Args(env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=128, eval_episodes=1)
+    script.train(args)
+    epoch = torch.cat(seen[: args.num_minibatches])
+    assert epoch.mean().item() == pytest.approx(0, abs=1e-5) and epoch.std(correction=0).item() == pytest.approx(1)
+    seen.clear()
+    args.norm_adv = False
+    script.train(args)
+    assert torch.cat(seen[: args.num_minibatches]).mean().abs() > 1e-3
+
+
+def test_gradients_are_clipped(script, in_tmp, monkeypatch):
+    norms = []
+
+    def norm(optimizer, *_):
+        norms.append(torch.cat([p.grad.flatten() for p in optimizer.param_groups[0]["params"]]).norm().item())
+
+    spy(monkeypatch, torch.optim.Adam, "step", before=norm)
+    args = script.Args(
+        env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=256, max_grad_norm=1e-3, eval_episodes=1
+    )
+    script.train(args)
+    assert max(norms) == pytest.approx(1e-3, rel=1e-2) and min(norms) > 0
+
+
+def test_observation_statistics(script, in_tmp, monkeypatch):
+    """They are those of all valid observations, and change once per iteration: never between rollout and update."""
+    seen, batches, changes = [], [], []
+
+    def snapshot(agent):
+        return torch.cat([agent.obs_rms.mean, agent.obs_rms.var, agent.obs_rms.count[None]]).tolist()
+
+    spy(monkeypatch, script.Agent, "act", before=lambda agent, obs, **_: seen.append(("act", snapshot(agent))))
+    spy(
+        monkeypatch,
+        script.Agent,
+        "log_prob_and_entropy",
+        before=lambda agent, *_: seen.append(("update", snapshot(agent))),
+    )
+    spy(
+        monkeypatch,
+        script.RunningMeanStd,
+        "update",
+        before=lambda rms, b: batches.append(b) if rms.mean.dim() else None,
+    )
+    args = probe_args(script, "Numbered", num_envs=3, num_steps=20, total_timesteps=60 * 4, norm_obs=True)
+    args.eval_episodes = 1
+    agent = script.train(args)
+
+    all_obs = torch.cat(batches)
+    assert len(batches) == 4 and 100 < len(all_obs) < 240
+    numbers = all_obs.flatten().tolist()
+    assert max(numbers.count(n) for n in set(numbers)) <= 3  # one transition of that number in each environment
+    torch.testing.assert_close(agent.obs_rms.mean, all_obs.mean(0))
+    torch.testing.assert_close(agent.obs_rms.var, all_obs.var(0, correction=0))
+    assert agent.obs_rms.count == len(all_obs)
+
+    changes = [i for i in range(1, len(seen)) if seen[i][1] != seen[i - 1][1]]
+    per_update = 2 + args.update_epochs * args.num_minibatches
+    per_iteration = args.num_steps + per_update
+    # The first rollout's statistics count at once; from then on they change between an update and the next rollout.
+    assert changes == [args.num_steps] + [i * per_iteration for i in (2, 3, 4)]
+    x = agent.normalize(all_obs)
+    assert x.mean().item() == pytest.approx(0, abs=1e-4) and x.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_rewards_are_scaled_by_the_deviation_of_discounted_returns(script, in_tmp, monkeypatch):
+    scaled, updates = [], []
+    spy(monkeypatch, script, "compute_gae", before=lambda rewards, *_: scaled.append(rewards))
+    spy(monkeypatch, script.RunningMeanStd, "update", before=lambda rms, b: updates.append(b))
+    args = probe_args(script, "Probe", num_envs=2, num_steps=33, total_timesteps=66, gamma=0.5, norm_reward=True)
+    args.env_kwargs = args.env_kwargs.replace("{", '{"length": 3, ')
+    script.train(args)
+    (returns,) = updates
+    # Episodes of three steps and a reset step: the discounted sums 1, 1.5, 1.75, and no entry for the reset.
+    expected = torch.tensor(([1.0, 1.5, 1.75] * 9)[:25])
+    torch.testing.assert_close(returns, expected.repeat_interleave(2))
+    assert scaled[0].max().item() == pytest.approx(1 / returns.std(correction=0).item(), rel=1e-4)
+    args.norm_reward = False
+    script.train(args)
+    assert scaled[1].max() == 1
+
+
+def test_same_seed_same_weights(script, tmp_path):
+    """Bit by bit, in separate processes; another seed gives other weights."""
+    weights = []
+    for run, seed in enumerate((3, 3, 4)):
+        (tmp_path / str(run)).mkdir()
+        flags = f"--env-id {env_for(script)} {SMALL} --num-steps 64 --total-timesteps 640 --seed {seed}"
+        result = run_script(script.__name__, flags, tmp_path / str(run))
+        assert result.returncode == 0, result.stderr
+        (checkpoint,) = (tmp_path / str(run)).glob("runs/*/checkpoint.pt")
+        agent = torch.load(checkpoint, weights_only=True)["agent"]
+        weights.append(torch.cat([tensor.flatten() for tensor in agent.values()]))
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_evaluation_runs_each_episode_to_its_own_end(script, in_tmp):
+    """Ten episodes of `Numbered`, whose lengths are random and whose returns are their lengths."""
+    args = probe_args(script, "Numbered", total_timesteps=256)
+    agent = script.train(args)
+    returns = script.evaluate(agent, args, 10)
+    env = gym.make("probes:Numbered-v0")
+    lengths = []
+    for i in range(10):
+        env.reset(seed=args.seed + 1_000_000 + i)
+        done, length = False, 0
+        while not done:
+            _, _, terminated, truncated, _ = env.step(None)
+            done, length = terminated or truncated, length + 1
+        lengths.append(length)
+    assert returns.tolist() == lengths and len(set(lengths)) > 2
+    np.testing.assert_array_equal(returns, script.evaluate(agent, args, 10))
