@@ -1,0 +1,285 @@
+"""Runs that survive: checkpoints, resuming, evaluation, videos."""
+
+import os
+import pickle
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL, env_for, probe_args, run_script
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+@pytest.fixture
+def trained(script, in_tmp):
+    """Trains for six iterations of 32 steps; returns the arguments and the checkpoint's path."""
+    args = script.Args(
+        env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=192, num_minibatches=2, eval_episodes=2
+    )
+    script.train(args)
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    return args, path
+
+
+def refused(script, monkeypatch, *flags):
+    """The one line with which the script refuses these flags."""
+    monkeypatch.setattr("sys.argv", [script.__file__, *map(str, flags)])
+    with pytest.raises(SystemExit) as exit_:
+        script.main()
+    assert isinstance(exit_.value.code, str) and exit_.value.code.startswith("error: ")
+    assert "\n" not in exit_.value.code
+    return exit_.value.code
+
+
+def test_a_checkpoint_holds_everything(script, trained):
+    args, path = trained
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["args"] == vars(args)
+    assert checkpoint["global_step"] == 192
+    assert {"actor.0.weight", "critic.4.bias", "obs_rms.mean", "obs_rms.var", "obs_rms.count"} <= set(
+        checkpoint["agent"]
+    )
+    assert checkpoint["optimizer"]["state"][0]["step"] == 6 * args.update_epochs * args.num_minibatches
+    assert checkpoint["return_rms"]["count"] > 150 and checkpoint["agent"]["obs_rms.count"] > 150
+    assert [p.name for p in path.parent.iterdir() if "events" not in p.name] == ["checkpoint.pt"]
+
+
+def test_checkpoints_are_written_at_the_interval_and_at_the_end(script, in_tmp, monkeypatch):
+    steps = []
+    save = script.save_checkpoint
+    monkeypatch.setattr(script, "save_checkpoint", lambda p, c: (steps.append(c["global_step"]), save(p, c)))
+    args = script.Args(
+        env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=160, num_minibatches=2, eval_episodes=1,
+        checkpoint_interval=2,
+    )  # fmt: skip
+    script.train(args)
+    assert steps == [64, 128, 160]
+    steps.clear()
+    args.save_model = False
+    script.train(args)
+    assert steps == []
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(script, trained, monkeypatch):
+    _, path = trained
+    before = path.read_bytes()
+    monkeypatch.setattr(script.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        script.save_checkpoint(path, {"global_step": 0})
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir() if "events" not in p.name] == ["checkpoint.pt"]
+
+
+def test_resume_continues(script, trained, monkeypatch):
+    """In the same directory, with everything restored, and with a schedule for the new total."""
+    _, path = trained
+    old = torch.load(path, weights_only=True)
+    states = []
+
+    def state(optimizer, *_):
+        states.append((optimizer.param_groups[0]["lr"], optimizer.state_dict()["state"][0]["step"].item()))
+
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: (state(self), step(self)))
+    loads = []
+    load = script.Agent.load_state_dict
+    monkeypatch.setattr(script.Agent, "load_state_dict", lambda self, s: (loads.append(s), load(self, s)))
+    rng_states = []
+    set_rng_state = torch.set_rng_state
+    monkeypatch.setattr(torch, "set_rng_state", lambda s: (rng_states.append(s), set_rng_state(s)))
+    monkeypatch.setattr("sys.argv", [script.__file__, "--resume", str(path), "--total-timesteps", "256"])
+    script.main()
+
+    per_iteration = old["args"]["update_epochs"] * old["args"]["num_minibatches"]
+    assert len(states) == 2 * per_iteration
+    rate = old["args"]["learning_rate"]
+    assert states[0] == (pytest.approx(rate * (1 - 6 / 8)), 6 * per_iteration)
+    assert states[-1] == (pytest.approx(rate * (1 - 7 / 8)), 8 * per_iteration - 1)
+    assert torch.equal(loads[0]["actor.0.weight"], old["agent"]["actor.0.weight"])
+    assert torch.equal(rng_states[0], old["rng_state"])
+    new = torch.load(path, weights_only=True)
+    assert new["global_step"] == 256 and new["args"]["total_timesteps"] == 256
+    assert new["return_rms"]["count"] > old["return_rms"]["count"]
+    assert new["agent"]["obs_rms.count"] > old["agent"]["obs_rms.count"]
+    assert len(list(path.parent.parent.iterdir())) == 1
+    events = EventAccumulator(str(path.parent))
+    events.Reload()
+    assert [e.step for e in events.Scalars("losses/value_loss")] == [32 * i for i in range(1, 9)]
+
+
+def test_a_finished_run_says_how_to_extend_it(script, trained, monkeypatch):
+    assert "raise --total-timesteps" in refused(script, monkeypatch, "--resume", trained[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_signal_finishes_the_iteration_and_saves(number, mode, tmp_path):
+    flags = "--env-id CartPole-v1 --num-envs 2 --num-steps 64 --total-timesteps 10000000 --checkpoint-interval 1000000"
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "ppo_discrete.py", *flags.split(), "--vectorization-mode", mode],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/*/events*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    # Ctrl-C reaches the whole process group, the workers of async too; SIGTERM only the process it is sent to.
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + number and stderr == ""
+    (path,) = tmp_path.glob("runs/*/checkpoint.pt")
+    step = int(re.search(r"stopped at step (\d+); to go on: (.*)\n", stdout)[1])
+    assert torch.load(path, weights_only=True)["global_step"] == step > 0 and step % 128 == 0
+    assert f"--resume {path.relative_to(tmp_path)}" in stdout
+    result = run_script("ppo_discrete", f"--resume {path} --total-timesteps {step + 128} --eval-episodes 1", tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+def test_kill_at_any_instant_leaves_a_whole_checkpoint(tmp_path):
+    """Five kills while checkpoints are written all the time; each time the run goes on from what is there."""
+    flags = "--env-id CartPole-v1 --num-envs 2 --num-steps 8 --num-minibatches 1 --update-epochs 1"
+    flags += " --checkpoint-interval 1 --total-timesteps 10000000 --hidden-size 256"
+    rng, steps = np.random.default_rng(0), [0]
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, ROOT / "ppo_discrete.py", *flags.split()], cwd=tmp_path)
+        deadline = time.monotonic() + 60
+        before = next((p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/checkpoint.pt")), None)
+        while time.monotonic() < deadline:  # until this process has written one
+            now = next((p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/checkpoint.pt")), None)
+            if now != before:
+                break
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        (path,) = tmp_path.glob("runs/*/checkpoint.pt")
+        steps.append(torch.load(path, weights_only=True)["global_step"])
+        flags = f"--resume {path}"
+    assert steps == sorted(set(steps))
+
+
+def test_evaluation_equals_that_of_training(script, tmp_path):
+    env_id = env_for(script, "LunarLander-v3", "LunarLanderContinuous-v3")
+    result = run_script(script.__name__, f"--env-id {env_id} {SMALL} --eval-episodes 5", tmp_path)
+    (path,) = tmp_path.glob("runs/*/checkpoint.pt")
+    at_the_end = next(line for line in result.stdout.splitlines() if line.startswith("greedy return"))
+    result = run_script(script.__name__, f"--evaluate {path}", tmp_path)
+    assert result.returncode == 0 and result.stdout.splitlines() == [at_the_end]
+    assert re.fullmatch(r"greedy return \S+ \+- \S+ over 5 episodes, from \S+ to \S+", at_the_end)
+    other = run_script(script.__name__, f"--evaluate {path} --eval-episodes 3 --seed 2", tmp_path)
+    assert other.stdout.splitlines() != [at_the_end] and "3 episodes" in other.stdout
+    assert len(list(tmp_path.glob("runs/*"))) == 1
+
+
+def test_videos(tmp_path):
+    result = run_script("ppo_discrete", f"--env-id CartPole-v1 {SMALL} --capture-video", tmp_path)
+    assert result.returncode == 0, result.stderr
+    videos = {p.parent.name: p for p in tmp_path.glob("runs/*/videos/*/*.mp4")}
+    assert set(videos) == {"step-0", "step-32", "step-64", "step-96"}
+    assert all(video.stat().st_size > 1000 for video in videos.values())
+    (path,) = tmp_path.glob("runs/*/checkpoint.pt")
+    result = run_script("ppo_discrete", f"--evaluate {path} --capture-video", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(list(path.parent.glob("videos/evaluation/*.mp4"))) == 2
+    assert str(path.parent / "videos" / "evaluation") in result.stdout
+
+
+def test_a_window_opens(tmp_path, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    run_script("ppo_discrete", f"--env-id CartPole-v1 {SMALL}", tmp_path)
+    (path,) = tmp_path.glob("runs/*/checkpoint.pt")
+    result = run_script("ppo_discrete", f"--evaluate {path} --render --eval-episodes 1", tmp_path)
+    assert result.returncode == 0 and "1 episodes" in result.stdout
+
+
+def test_videos_of_what_cannot_be_rendered(script, in_tmp):
+    with pytest.raises(SystemExit, match="error: cannot make --env-id probes:Probe-v0"):
+        script.train(probe_args(script, "Probe", capture_video=True))
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, ("was-run", "w"))
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+def test_what_is_no_checkpoint_is_refused(script, trained, flag, in_tmp, monkeypatch):
+    args, path = trained
+    good = path.read_bytes()
+    bad = in_tmp / "bad.pt"
+    for content, message in {
+        b"": "damaged, or not a checkpoint",
+        good[: len(good) // 2]: "damaged, or not a checkpoint",
+        b"#!/bin/sh\necho foreign\n": "damaged, or not a checkpoint",
+        pickle.dumps(Malicious()): "damaged, or not a checkpoint",
+    }.items():
+        bad.write_bytes(content)
+        assert message in refused(script, monkeypatch, flag, bad)
+    for thing in (Malicious(), [Malicious()], {"args": Malicious()}):
+        torch.save(thing, bad)
+        assert "damaged, or not a checkpoint" in refused(script, monkeypatch, flag, bad)
+    assert not (in_tmp / "was-run").exists()
+    for thing in ([1, 2], {"state_dict": {}}, {"args": {"lr": 1}}, {"args": 3}, torch.zeros(3)):
+        torch.save(thing, bad)
+        assert "not a checkpoint of this script" in refused(script, monkeypatch, flag, bad)
+    assert "Is a directory" in refused(script, monkeypatch, flag, in_tmp)
+    assert path.read_bytes() == good and len(list((in_tmp / "runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+def test_a_checkpoint_of_something_else_is_refused(script, trained, flag, monkeypatch):
+    args, path = trained
+    other_env = env_for(script, "Acrobot-v1", "MountainCarContinuous-v0")
+    flags = (flag, path, "--total-timesteps", 999)
+    message = refused(script, monkeypatch, *flags, "--env-id", other_env)
+    assert f"was trained on {args.env_id}, not on {other_env}" in message
+    assert "agent" in refused(script, monkeypatch, *flags, "--hidden-size", 7)
+    assert "agent" in refused(script, monkeypatch, *flags, "--no-norm-obs")
+
+
+def test_a_checkpoint_of_the_other_script_is_refused(script, trained, monkeypatch):
+    import importlib
+
+    other = importlib.import_module({"ppo_discrete": "ppo_continuous"}.get(script.__name__, "ppo_discrete"))
+    assert "not a checkpoint of this script" in refused(other, monkeypatch, "--evaluate", trained[1])
+
+
+@pytest.mark.parametrize("limit", [0, 20_000])
+def test_a_disk_that_cannot_be_written_any_further(limit, script, trained, in_tmp):
+    """A limit on the size of files acts like a full disk: at once, or after some checkpoints and curves."""
+    _, path = trained
+    good = path.read_bytes()
+    result = run_script(
+        script.__name__,
+        f"--resume {path} --total-timesteps 100000 --checkpoint-interval 1",
+        in_tmp,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("error: cannot write the run")
+    assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("where", ["observation", "reward"])
+def test_non_finite_numbers_stop_the_run(script, where, in_tmp):
+    args = probe_args(script, "NonFinite", num_envs=1, num_steps=32, total_timesteps=32 * 8, checkpoint_interval=1)
+    args.env_kwargs = args.env_kwargs.replace("{", f'{{"where": "{where}", "at": 100, ')
+    with pytest.raises(SystemExit, match=f"error: a non-finite {where} came up in the 32 steps before step 128"):
+        script.train(args)
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["global_step"] == 96
+    assert all(tensor.isfinite().all() for tensor in checkpoint["agent"].values())
+
+
+def test_a_diverged_run_stops(script, in_tmp):
+    args = script.Args(env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=3200, learning_rate=1e38)
+    with pytest.raises(SystemExit, match="error: a non-finite (loss|weight) came up"):
+        script.train(args)
