@@ -68,15 +68,15 @@ class Args:
     num_envs: int = 16  # environments stepped side by side
     num_steps: int = 128  # steps of each environment per iteration; num-envs * num-steps are a batch
     vectorization_mode: Literal["sync", "async", "vector_entry_point"] = "sync"  # how Gymnasium steps them
-    learning_rate: float = 3e-3  # of Adam, at the start
+    learning_rate: float = 2e-3  # of Adam, at the start
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
-    hidden_size: int = 128  # width of the two hidden layers of the actor, and of the critic
+    hidden_size: int = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: float = 0.0  # logarithm of the initial standard deviation, in units of half the action box
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
     norm_reward: bool = True  # divide rewards by the running standard deviation of the discounted return
-    gamma: float = 0.995  # discount factor
+    gamma: float = 0.998  # discount factor
     gae_lambda: float = 0.97  # lambda of GAE: 0 is one-step TD, 1 Monte-Carlo returns
-    num_minibatches: int = 4  # minibatches per epoch
+    num_minibatches: int = 8  # minibatches per epoch
     update_epochs: int = 10  # passes over the batch per iteration
     norm_adv: bool = True  # normalize the advantages of a batch to mean 0 and standard deviation 1
     clip_coef: float = 0.2  # epsilon of the clipped objective
@@ -466,7 +466,8 @@ def save_checkpoint(path: Path, checkpoint: dict):
 def load_checkpoint(path: str, args: Args | None = None, stateful: dict | None = None) -> dict:
     """Reads a checkpoint without running any code in it, and gives the objects in `stateful` their states from it."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        file = io.BytesIO(Path(path).read_bytes())
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         fail(f"cannot read {path}: {error.strerror}")
     except Exception:  # torch.load raises many kinds of them

@@ -59,6 +59,9 @@ def probe_args(script, probe, seed=1, **kwargs):
         "norm_obs": False,
         "norm_reward": False,
         "learning_rate": 3e-3,
+        "num_minibatches": 4,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
         "eval_episodes": 10,
     }
     return script.Args(**(defaults | kwargs))

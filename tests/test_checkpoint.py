@@ -77,9 +77,15 @@ def test_a_failed_write_leaves_the_old_checkpoint(script, trained, monkeypatch):
 
 
 def test_resume_continues(script, trained, monkeypatch):
-    """In the same directory, with everything restored, and with a schedule for the new total."""
+    """In the same directory, with everything restored, and with a schedule for the new total.
+
+    Here from step 128, as if the run had been killed after step 192 without another checkpoint.
+    """
     _, path = trained
     old = torch.load(path, weights_only=True)
+    old["global_step"] = 128
+    torch.save(old, path)
+    time.sleep(1)  # the names of TensorBoard's files order them by the second
     states = []
 
     def state(optimizer, *_):
@@ -97,10 +103,10 @@ def test_resume_continues(script, trained, monkeypatch):
     script.main()
 
     per_iteration = old["args"]["update_epochs"] * old["args"]["num_minibatches"]
-    assert len(states) == 2 * per_iteration
+    assert len(states) == 4 * per_iteration
     rate = old["args"]["learning_rate"]
-    assert states[0] == (pytest.approx(rate * (1 - 6 / 8)), 6 * per_iteration)
-    assert states[-1] == (pytest.approx(rate * (1 - 7 / 8)), 8 * per_iteration - 1)
+    assert states[0] == (pytest.approx(rate * (1 - 4 / 8)), 6 * per_iteration)
+    assert states[-1] == (pytest.approx(rate * (1 - 7 / 8)), 10 * per_iteration - 1)
     assert torch.equal(loads[0]["actor.0.weight"], old["agent"]["actor.0.weight"])
     assert torch.equal(rng_states[0], old["rng_state"])
     new = torch.load(path, weights_only=True)
@@ -117,6 +123,7 @@ def test_a_finished_run_says_how_to_extend_it(script, trained, monkeypatch):
     assert "raise --total-timesteps" in refused(script, monkeypatch, "--resume", trained[1])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_signal_finishes_the_iteration_and_saves(number, mode, tmp_path):
@@ -141,6 +148,7 @@ def test_a_signal_finishes_the_iteration_and_saves(number, mode, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.process
 def test_kill_at_any_instant_leaves_a_whole_checkpoint(tmp_path):
     """Five kills while checkpoints are written all the time; each time the run goes on from what is there."""
     flags = "--env-id CartPole-v1 --num-envs 2 --num-steps 8 --num-minibatches 1 --update-epochs 1"
@@ -164,6 +172,7 @@ def test_kill_at_any_instant_leaves_a_whole_checkpoint(tmp_path):
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.process
 def test_evaluation_equals_that_of_training(script, tmp_path):
     env_id = env_for(script, "LunarLander-v3", "LunarLanderContinuous-v3")
     result = run_script(script.__name__, f"--env-id {env_id} {SMALL} --eval-episodes 5", tmp_path)
@@ -177,6 +186,7 @@ def test_evaluation_equals_that_of_training(script, tmp_path):
     assert len(list(tmp_path.glob("runs/*"))) == 1
 
 
+@pytest.mark.process
 def test_videos(tmp_path):
     result = run_script("ppo_discrete", f"--env-id CartPole-v1 {SMALL} --capture-video", tmp_path)
     assert result.returncode == 0, result.stderr
@@ -190,6 +200,7 @@ def test_videos(tmp_path):
     assert str(path.parent / "videos" / "evaluation") in result.stdout
 
 
+@pytest.mark.process
 def test_a_window_opens(tmp_path, monkeypatch):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -251,6 +262,7 @@ def test_a_checkpoint_of_the_other_script_is_refused(script, trained, monkeypatc
     assert "not a checkpoint of this script" in refused(other, monkeypatch, "--evaluate", trained[1])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("limit", [0, 20_000])
 def test_a_disk_that_cannot_be_written_any_further(limit, script, trained, in_tmp):
     """A limit on the size of files acts like a full disk: at once, or after some checkpoints and curves."""

@@ -20,6 +20,7 @@ TAGS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_run_leaves_curves_and_a_checkpoint(script, tmp_path):
     env_id = env_for(script, "CartPole-v1", "MountainCarContinuous-v0")
@@ -47,6 +48,7 @@ def test_a_run_leaves_curves_and_a_checkpoint(script, tmp_path):
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize(
     "flags",
@@ -63,6 +65,7 @@ def test_variants_run(script, flags, tmp_path):
     assert "greedy return" in result.stdout
 
 
+@pytest.mark.process
 def test_vector_entry_point(tmp_path):
     result = run_script(
         "ppo_discrete", f"--env-id CartPole-v1 {SMALL} --vectorization-mode vector_entry_point", tmp_path
@@ -70,6 +73,7 @@ def test_vector_entry_point(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("script", "flags"),
     [
@@ -92,6 +96,7 @@ def test_environments(script, flags, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.process
 def test_env_kwargs_reach_the_environment(tmp_path):
     flags = ["--env-id", "LunarLander-v3", "--env-kwargs", '{"enable_wind": true, "gravity": -20}', *SMALL.split()]
     result = run_script("ppo_discrete", flags, tmp_path)
@@ -140,6 +145,7 @@ def test_bad_input_is_refused_in_one_line(script, flags, message, in_tmp, monkey
     assert not (in_tmp / "runs").exists()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
@@ -161,6 +167,7 @@ def test_a_run_directory_that_cannot_be_written(script, in_tmp):
         script.train(script.Args(env_id=env_for(script)))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_copied_script_needs_nothing_else(script, tmp_path):
     (tmp_path / "mine.py").write_text((ROOT / f"{script}.py").read_text())

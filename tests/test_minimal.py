@@ -98,6 +98,7 @@ def test_it_learns(capsys):
     assert float(re.search(r"average reward over 100 greedy episodes: ([\d.]+)", result)[1]) >= 475
 
 
+@pytest.mark.process
 def test_it_runs_copied_alone_into_an_empty_folder(tmp_path):
     script = (ROOT / "ppo_minimal_cartpole.py").read_text()
     assert "num_updates=48" in script

@@ -212,6 +212,7 @@ def test_rewards_are_scaled_by_the_deviation_of_discounted_returns(script, in_tm
     assert scaled[1].max() == 1
 
 
+@pytest.mark.process
 def test_same_seed_same_weights(script, tmp_path):
     """Bit by bit, in separate processes; another seed gives other weights."""
     weights = []
