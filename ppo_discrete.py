@@ -59,7 +59,7 @@ class Args:
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
     capture_video: bool = False  # record greedy episodes: one at every tenth of training, or those of --evaluate
     save_model: bool = True  # write checkpoint.pt into the run directory, at intervals and at the end
-    checkpoint_interval: int = 20  # iterations from one checkpoint to the next
+    checkpoint_interval: int = 10  # iterations from one checkpoint to the next
     resume: str | None = None  # path of the checkpoint to go on from; a higher --total-timesteps extends the run
     evaluate: str | None = None  # path of a checkpoint to evaluate instead of training
     eval_episodes: int = 100  # greedy episodes of the evaluation
@@ -308,7 +308,8 @@ def train(args: Args) -> Agent:
             scalars["charts/episodic_length"] = np.mean(envs.length_queue)
         for tag, value in scalars.items():
             writer.add_scalar(tag, value, global_step)
-        summary = f"return {scalars.get('charts/episodic_return', math.nan):.1f}, {sps:.0f} steps/s"
+        recent = f"{scalars['charts/episodic_return']:.1f}" if envs.return_queue else "of no episode yet"
+        summary = f"return {recent}, {sps:.0f} steps/s"
         progress.set_postfix_str(summary, refresh=False)
         progress.update(batch_size)
         if progress.disable and iteration * 20 // num_iterations > (iteration - 1) * 20 // num_iterations:
@@ -336,7 +337,8 @@ def train(args: Args) -> Agent:
         signal.signal(number, signal.SIG_DFL)
     if signals:
         writer.close()
-        print(f"stopped at step {global_step}; to go on: python {sys.argv[0]} --resume {run_dir}/checkpoint.pt")
+        hint = f"to go on: python {sys.argv[0]} --resume {run_dir}/checkpoint.pt" if args.save_model else "not saved"
+        print(f"stopped at step {global_step}; {hint}")
         sys.exit(128 + signals[0])  # what a shell reports for a process that a signal ended
     if args.capture_video:
         evaluate(agent, args, num_episodes=1, video=run_dir / "videos" / f"step-{global_step}")
@@ -472,7 +474,7 @@ def load_checkpoint(path: str, args: Args | None = None, stateful: dict | None =
         try:
             thing.load_state_dict(checkpoint[name])
         except (KeyError, RuntimeError, ValueError):
-            fail(f"the {name} in {path} is another than this script and these flags make")
+            fail(f"the {name} in {path} is not what this script and these flags make")
     return checkpoint
 
 
@@ -492,21 +494,20 @@ def catch_signals() -> list[int]:
 def check_args(args: Args):
     """Exits with one line on the first flag that cannot be right; make_envs checks the environment."""
     counts = "total_timesteps num_envs num_steps num_minibatches update_epochs hidden_size eval_episodes"
-    limits = dict.fromkeys([*counts.split(), "checkpoint_interval"], (1, math.inf))
-    limits |= dict.fromkeys(["gamma", "gae_lambda"], (0, 1))
     amounts = "seed learning_rate clip_coef ent_coef vf_coef max_grad_norm target_kl adaptive_kl"
-    limits |= dict.fromkeys(amounts.split(), (0, math.inf))
+    limits = dict.fromkeys(f"{counts} checkpoint_interval".split(), (1, math.inf))
+    limits |= dict.fromkeys(amounts.split(), (0, math.inf)) | {"gamma": (0, 1), "gae_lambda": (0, 1)}
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             fail(f"--{name.replace('_', '-')} must be between {low} and {high}, but is {value}")
-    if args.total_timesteps < args.num_envs * args.num_steps:
-        fail(f"--total-timesteps must be at least one batch, num-envs * num-steps = {args.num_envs * args.num_steps}")
-    # Up to every other step of an environment may be a reset, and no minibatch may be empty.
-    if args.num_minibatches > args.num_envs * (args.num_steps // 2):
-        fail(f"--num-minibatches must be at most num-envs * num-steps / 2 = {args.num_envs * (args.num_steps // 2)}")
+    batch_size, fewest_valid = args.num_envs * args.num_steps, args.num_envs * (args.num_steps // 2)
+    if args.total_timesteps < batch_size:
+        fail(f"--total-timesteps must be at least one batch, num-envs * num-steps = {batch_size}")
+    if args.num_minibatches > fewest_valid:  # every other step may be a reset, and no minibatch may be empty
+        fail(f"--num-minibatches must be at most num-envs * num-steps / 2 = {fewest_valid}")
     if args.cuda and not torch.cuda.is_available():
-        fail("--cuda needs a GPU that PyTorch can use, and there is none; leave the flag out to train on the CPU")
+        fail("--cuda needs a GPU that PyTorch can use, and there is none; without it, the CPU does the work")
 
 
 def fail(message: str):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+if "PPO_SCRIPTS" in os.environ:  # mutation.py has put changed copies of the scripts there
+    sys.path.insert(0, os.environ["PPO_SCRIPTS"])
 SCRIPTS = ("ppo_discrete", "ppo_continuous")
 SMALL = "--num-envs 2 --num-steps 16 --total-timesteps 96 --num-minibatches 2 --update-epochs 2 --eval-episodes 2"
 

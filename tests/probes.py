@@ -77,6 +77,19 @@ class ObservedActionReward(ObservedReward):
         return 1.0 if self.positive(action) == (self.sign > 0) else -1.0
 
 
+class Target(Probe):
+    """A box of actions from -scale to scale, of which the best is scale / 2."""
+
+    def __init__(self, scale=1.0, dtype="float32", continuous=True):
+        super().__init__()
+        self.scale = scale
+        self.action_space = Box(-scale, scale, (1,), np.dtype(dtype))
+
+    def reward(self, action):
+        assert self.action_space.contains(action)
+        return -float((action[0] / self.scale - 0.5) ** 2)
+
+
 class Numbered(Probe):
     """Each observation is the number of transitions in this environment so far: no two transitions share one.
 
@@ -135,7 +148,7 @@ class NonFinite(Probe):
         return obs, reward, terminated, truncated, info
 
 
-for probe in (Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Numbered, NonFinite):
+for probe in (Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, NonFinite):
     gym.register(f"{probe.__name__}-v0", probe)
 for name, space in {
     "Matrix": Box(-1, 1, (3, 2), np.float64),

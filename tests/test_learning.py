@@ -5,6 +5,8 @@ import pytest
 import torch
 from conftest import probe_args
 
+import ppo_continuous
+
 OBS = {"low": [[-1.0]], "high": [[1.0]]}
 
 
@@ -67,3 +69,15 @@ def test_policy_depends_on_the_observation(learn, norm_obs):
     actions = agent.to_env(agent.act(np.repeat([[-1.0], [1.0]], 1000, axis=0))).reshape(2, 1000) > 0
     assert actions.mean(1) == pytest.approx([0, 1], abs=0.05)
     assert values(agent, [[-1.0], [1.0]]) == pytest.approx([1, 1], abs=0.2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_size_of_the_action_box_does_not_matter(in_tmp, dtype):
+    agents = []
+    for scale in (1, 1e-3, 1e3):
+        env_kwargs = f'{{"scale": {scale}, "dtype": "{dtype}", '
+        agents.append(ppo_continuous.train(probe_args(ppo_continuous, "Target", env_kwargs=env_kwargs)))
+        action = agents[-1].to_env(agents[-1].act(np.zeros((1, 1)), greedy=True))
+        assert action.item() / scale == pytest.approx(0.5, abs=0.1)
+    for agent in agents[1:]:  # not only as well: it learns the same, but for rounding
+        torch.testing.assert_close(agent.critic[-1].bias, agents[0].critic[-1].bias, rtol=0.05, atol=0.01)

@@ -1,0 +1,158 @@
+"""Trains a script on an environment with several seeds and keeps one row per run in benchmarks/results/.
+
+    python benchmarks/learning.py ppo_discrete LunarLander-v3 300000 --seeds 1-10
+    python benchmarks/learning.py ppo_continuous BipedalWalker-v3 1000000 --seeds 1-5 --flags "--hidden-size 128"
+    python benchmarks/learning.py ppo_minimal_cartpole CartPole-v1 49152 --seeds 1-20
+    python benchmarks/learning.py --table
+
+Two runs at a time, one thread each. What has a row already, of the same command and script text, is not run again: an
+interrupted campaign goes on with the same command, and `--table` prints what there is.
+"""
+
+import argparse
+import csv
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gymnasium as gym
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("gymnasium", "numpy", "torch")
+FIELDS = (
+    "script", "environment", "seed", "steps", "flags", "solved_step", "solved_seconds", "greedy_mean", "greedy_std",
+    "greedy_min", "episodes", "wall_seconds", "steps_per_second", "versions", "machine", "script_sha256", "command",
+)  # fmt: skip
+
+
+def rows():
+    """All rows of all result files whose script has not changed since, as dictionaries of strings."""
+    result = []
+    for path in sorted(RESULTS.glob("*.csv")):
+        with open(path, newline="") as file:
+            result += [row for row in csv.DictReader(file) if row["script_sha256"] == fingerprint(row["script"])]
+    return result
+
+
+def fingerprint(script):
+    return hashlib.sha256((ROOT / f"{script}.py").read_bytes()).hexdigest()[:12]
+
+
+def solved(run_dir, threshold, start):
+    """Step, and second since `start`, at which the mean of the last 100 training episodes reached the threshold."""
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
+    events.Reload()
+    for event in events.Scalars("charts/episodic_return"):
+        if threshold is not None and event.value >= threshold:
+            return event.step, round(event.wall_time - start, 1)
+    return "", ""
+
+
+def run(script, env_id, steps, seed, flags):
+    """Trains once in a directory of its own and returns the row."""
+    if script == "ppo_minimal_cartpole":
+        command = [sys.executable, "-c", f"import {script}; {script}.train_ppo_cartpole(seed={seed})"]
+    else:
+        command = [sys.executable, str(ROOT / f"{script}.py"), "--env-id", env_id]
+        command += ["--total-timesteps", str(steps), "--seed", str(seed), *flags.split()]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.time()
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        wall_seconds = time.time() - start
+        if result.returncode:
+            sys.exit(f"{' '.join(command)} failed: {result.stderr}")
+        if script == "ppo_minimal_cartpole":
+            curve = [line.split() for line in result.stdout.splitlines() if re.match(r" *\d+ ", line)]
+            solved_step = next((int(step) for step, value in curve if float(value) >= 475), "")
+            solved_seconds, speed = "", round(steps / wall_seconds)
+            episodes = 100
+            mean, std, worst = re.search(r"([\d.]+) \+- ([\d.]+), the worst ([\d.]+)", result.stdout).groups()
+        else:
+            (run_dir,) = Path(folder, "runs").iterdir()
+            solved_step, solved_seconds = solved(run_dir, gym.spec(env_id).reward_threshold, start)
+            pattern = r"greedy return (\S+) \+- (\S+) over (\d+) episodes, from (\S+) to"
+            mean, std, episodes, worst = re.search(pattern, result.stdout).groups()
+            speed = re.search(r"(\d+) steps per second", result.stdout)[1]
+    words = [Path(word).name if word.startswith("/") else word for word in command]
+    values = (
+        script, env_id, seed, steps, flags, solved_step, solved_seconds, mean, std, worst, episodes,
+        round(wall_seconds, 1), speed, " ".join(f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES),
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", fingerprint(script),
+        " ".join(words),
+    )  # fmt: skip
+    return dict(zip(FIELDS, map(str, values), strict=True))
+
+
+def campaign(script, env_id, steps, seeds, flags):
+    """Runs the seeds that have no row yet and appends each row as soon as it is there."""
+    have = {(r["script"], r["environment"], r["steps"], r["flags"], r["seed"]) for r in rows()}
+    todo = [seed for seed in seeds if (script, env_id, str(steps), flags, str(seed)) not in have]
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{script}.csv"
+    with ThreadPoolExecutor(2) as pool:
+        for row in pool.map(lambda seed: run(script, env_id, steps, seed, flags), todo):
+            new = not path.exists()
+            with open(path, "a", newline="") as file:
+                writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+            print(
+                ", ".join(f"{k} {row[k]}" for k in ("seed", "solved_step", "solved_seconds", "greedy_mean")), flush=True
+            )
+
+
+def table():
+    """Prints a line of Markdown for each setting: mean and worst over the seeds."""
+    groups = {}
+    for row in rows():
+        groups.setdefault(tuple(row[k] for k in ("script", "environment", "steps", "flags")), []).append(row)
+    print("| script | environment | steps | flags | seeds | greedy return | worst seed | solved at: median | worst |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for (script, env_id, steps, flags), group in groups.items():
+        greedy = [float(row["greedy_mean"]) for row in group]
+        solved_rows = [
+            (int(row["solved_step"]), float(row["solved_seconds"] or "nan")) for row in group if row["solved_step"]
+        ]
+        if len(solved_rows) == len(group):
+            median = f"{statistics.median(s for s, _ in solved_rows) / 1000:.0f} k steps"
+            worst = f"{max(s for s, _ in solved_rows) / 1000:.0f} k steps"
+            if script != "ppo_minimal_cartpole":
+                median += f", {statistics.median(t for _, t in solved_rows):.0f} s"
+                worst += f", {max(t for _, t in solved_rows):.0f} s"
+        else:
+            median, worst = "", f"{len(solved_rows)} of {len(group)} seeds" if solved_rows else ""
+        cells = (script, env_id, f"{int(steps):,}", flags, len(group), f"{statistics.mean(greedy):.2f}",
+                 f"{min(greedy):.2f}", median, worst)  # fmt: skip
+        print("|", " | ".join(map(str, cells)), "|")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("script", nargs="?")
+    parser.add_argument("env_id", nargs="?")
+    parser.add_argument("steps", nargs="?", type=int)
+    parser.add_argument("--seeds", default="1-10", help="a range of seeds, such as 1-10")
+    parser.add_argument("--flags", default="", help="further flags of the script, in quotes")
+    parser.add_argument("--table", action="store_true", help="only print the table of what has been run")
+    args = parser.parse_args()
+    if not args.table:
+        first, _, last = args.seeds.partition("-")
+        campaign(args.script, args.env_id, args.steps, range(int(first), int(last or first) + 1), args.flags)
+    table()
+
+
+if __name__ == "__main__":
+    main()
