@@ -68,7 +68,7 @@ class Args:
     num_envs: int = 16  # environments stepped side by side
     num_steps: int = 128  # steps of each environment per iteration; num-envs * num-steps are a batch
     vectorization_mode: Literal["sync", "async", "vector_entry_point"] = "sync"  # how Gymnasium steps them
-    learning_rate: float = 1e-3  # of Adam, at the start
+    learning_rate: float = 5e-4  # of Adam, at the start
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: int = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: float = -0.5  # log of the initial standard deviation of actions, 1 being half the box

@@ -17,9 +17,8 @@ class PolicyValueNet(nn.Module):
 
     def __init__(self, obs_dim, num_actions, hidden_size=64):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Linear(obs_dim, hidden_size), nn.Tanh(), nn.Linear(hidden_size, hidden_size), nn.Tanh()
-        )
+        first, second = nn.Linear(obs_dim, hidden_size), nn.Linear(hidden_size, hidden_size)
+        self.body = nn.Sequential(first, nn.Tanh(), second, nn.Tanh())
         self.policy_head = nn.Linear(hidden_size, num_actions)
         self.value_head = nn.Linear(hidden_size, 1)
 
@@ -30,7 +29,7 @@ class PolicyValueNet(nn.Module):
 
 @torch.no_grad()
 def collect_trajectories(env, net, obs, num_steps):
-    """Acts for N = num_steps steps from `obs` on, over as many episodes as that takes; also returns the next `obs`."""
+    """Acts for N = num_steps steps from `obs` on, whatever episodes end in them; returns tensors and the next `obs`."""
     observations = torch.zeros(num_steps, len(obs))  # [N, obs_dim]
     next_observations = torch.zeros(num_steps, len(obs))  # [N, obs_dim]
     actions = torch.zeros(num_steps, dtype=torch.int64)  # [N]
@@ -47,7 +46,7 @@ def collect_trajectories(env, net, obs, num_steps):
             obs, _ = env.reset()
     policy, values = net(observations)
     _, next_values = net(next_observations)
-    trajectories = {
+    return {
         "observations": observations,
         "actions": actions,
         "log_probs": policy.log_prob(actions),  # [N], log pi_old(a_t | s_t)
@@ -56,8 +55,7 @@ def collect_trajectories(env, net, obs, num_steps):
         "next_values": next_values,  # [N], V(s_{t+1})
         "terminated": terminated,
         "dones": dones,
-    }
-    return trajectories, obs
+    }, obs
 
 
 def compute_gae(rewards, values, next_values, terminated, dones, gamma=0.99, gae_lambda=0.95):
@@ -124,7 +122,7 @@ def train_ppo_cartpole(seed=1, num_updates=48, num_steps=1024, learning_rate=2e-
         data, obs = collect_trajectories(env, net, obs, num_steps)
         data["rewards"] *= 0.01  # 1 - gamma: values are then between 0 and 1, their loss does not drown the policy's
         advantages = compute_gae(*(data[name] for name in ("rewards", "values", "next_values", "terminated", "dones")))
-        data["returns"] = advantages + data["values"]  # R_t, what the value of s_t should have been
+        data["returns"] = advantages + data["values"]  # returns: R_t = A_t + V(s_t), the targets of the values
         data["advantages"] = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
         ppo_update(net, optimizer, data)
         if update % 4 == 0:

@@ -66,10 +66,14 @@ def test_checkpoints_are_written_at_the_interval_and_at_the_end(script, in_tmp, 
     assert steps == []
 
 
-def test_a_failed_write_leaves_the_old_checkpoint(script, trained, monkeypatch):
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_checkpoint(script, trained, function, monkeypatch):
+    def fails(*_):
+        raise OSError("disk full")
+
     _, path = trained
     before = path.read_bytes()
-    monkeypatch.setattr(script.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(script.os, function, fails)
     with pytest.raises(OSError, match="disk full"):
         script.save_checkpoint(path, {"global_step": 0})
     assert path.read_bytes() == before
@@ -277,6 +281,16 @@ def test_a_disk_that_cannot_be_written_any_further(limit, script, trained, in_tm
     assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("error: cannot write the run")
     assert path.read_bytes() == good
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; the file size limit above is the same path")
+def test_a_read_only_run_directory(script, trained, monkeypatch):
+    _, path = trained
+    good = path.read_bytes()
+    path.parent.chmod(0o555)
+    message = refused(script, monkeypatch, "--resume", path, "--total-timesteps", 999)
+    path.parent.chmod(0o755)
+    assert "cannot write the run directory" in message and path.read_bytes() == good
 
 
 @pytest.mark.parametrize("where", ["observation", "reward"])

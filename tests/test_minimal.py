@@ -91,10 +91,10 @@ def test_the_loss_has_the_gradient_of_equation_9():
 
 
 def test_it_learns(capsys):
-    """Less than half of its default training is enough for this seed."""
-    minimal.train_ppo_cartpole(seed=1, num_updates=20)
+    """Most of its default training is enough for this seed."""
+    minimal.train_ppo_cartpole(seed=1, num_updates=32)
     table, result = capsys.readouterr().out.rstrip().rsplit("\n", 1)
-    assert [int(line.split()[0]) for line in table.splitlines()[1:]] == [4096, 8192, 12288, 16384, 20480]
+    assert [int(line.split()[0]) for line in table.splitlines()[1:]] == [4096 * i for i in range(1, 9)]
     assert float(re.search(r"100 greedy episodes: ([\d.]+)", result)[1]) >= 475
 
 
