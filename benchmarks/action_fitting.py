@@ -22,7 +22,7 @@ import gymnasium as gym
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import ppo_continuous
 
-SCALES = {"LunarLanderContinuous-v3": (0.001, 0.4, 1000.0), "Pendulum-v1": (2.0, 0.01)}  # half the width of the box
+SCALES = {"LunarLanderContinuous-v3": (0.4, 1000.0), "Pendulum-v1": (2.0, 0.01)}  # half the width of the box
 STEPS = {"LunarLanderContinuous-v3": 300_000, "Pendulum-v1": 100_000}
 
 

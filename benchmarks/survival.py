@@ -47,7 +47,7 @@ def run(seed, steps, kills):
         hits = 0
         for _ in range(kills):
             process = start(folder, seed, steps)
-            time.sleep(random.uniform(2, 8))
+            time.sleep(random.uniform(2, 6))
             if process.poll() is not None:  # trained to the end before the last kill
                 break
             process.send_signal(signal.SIGKILL)
