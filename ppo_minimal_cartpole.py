@@ -71,7 +71,7 @@ def compute_gae(rewards, values, next_values, terminated, dones, gamma=0.99, gae
     return advantages
 
 
-def ppo_update(net, optimizer, data, epochs=10, batch_size=256, clip_epsilon=0.2, value_coef=0.5, entropy_coef=0.0):
+def ppo_update(net, optimizer, data, epochs=10, batch_size=128, clip_epsilon=0.2, value_coef=0.5, entropy_coef=0.0):
     """Takes epochs * ceil(N / batch_size) optimizer steps on `data`, a dictionary of tensors [N] or [N, obs_dim]."""
     for _ in range(epochs):
         for indices in torch.randperm(len(data["actions"])).split(batch_size):
@@ -108,7 +108,7 @@ def evaluate(net, num_episodes=100, seed=1_000_000):
     return returns
 
 
-def train_ppo_cartpole(seed=1, num_updates=48, num_steps=1024, learning_rate=2e-3):
+def train_ppo_cartpole(seed=1, num_updates=48, num_steps=1024, learning_rate=1e-3):
     """Trains for num_updates * num_steps environment steps, prints how it goes, and returns the network."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # this network is too small for several

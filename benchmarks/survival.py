@@ -2,8 +2,9 @@
 
     python benchmarks/survival.py --seeds 10 --kills 20
 
-Two seeds at a time. Each kill is SIGKILL, at a random instant in the next seconds. Where no checkpoint is yet, the
-run begins anew. Prints the greedy returns of both kinds of run and the 95 % confidence intervals of their means.
+Two seeds at a time. Each kill is SIGKILL, at a random instant of the first four seconds of training, in which a few
+checkpoints are written. Where there is none yet, the run begins anew. Prints the greedy returns of both kinds of run
+and the 95 % confidence intervals of their means.
 """
 
 import argparse
@@ -46,8 +47,11 @@ def run(seed, steps, kills):
     with tempfile.TemporaryDirectory() as folder:
         hits = 0
         for _ in range(kills):
+            files = set(Path(folder).glob("runs/*/events*"))
             process = start(folder, seed, steps)
-            time.sleep(random.uniform(2, 6))
+            while process.poll() is None and files == set(Path(folder).glob("runs/*/events*")):
+                time.sleep(0.05)  # it does not train yet
+            time.sleep(random.uniform(0, 4))
             if process.poll() is not None:  # trained to the end before the last kill
                 break
             process.send_signal(signal.SIGKILL)
