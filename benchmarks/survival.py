@@ -31,6 +31,7 @@ def start(folder, seed, steps):
         flags = ["--resume", str(checkpoints[-1])]
     else:
         flags = ["--env-id", "LunarLander-v3", "--total-timesteps", str(steps), "--seed", str(seed)]
+        flags += ["--checkpoint-interval", "2"]  # many times within the seconds between two kills
     return subprocess.Popen(
         [sys.executable, str(ROOT / "ppo_discrete.py"), *flags],
         cwd=folder,
