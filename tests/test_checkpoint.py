@@ -42,7 +42,7 @@ def test_a_checkpoint_holds_everything(script, trained):
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["args"] == vars(args)
     assert checkpoint["global_step"] == 192
-    assert {"actor.0.weight", "critic.4.bias", "obs_rms.mean", "obs_rms.var", "obs_rms.count"} <= set(
+    assert {"actor.0.weight", "critic.4.bias", "obs_rms.mean", "obs_rms.std", "obs_rms.count"} <= set(
         checkpoint["agent"]
     )
     assert checkpoint["optimizer"]["state"][0]["step"] == 6 * args.update_epochs * args.num_minibatches

@@ -42,7 +42,14 @@ def test_the_main_scripts_differ_only_in_what_actions_change():
     discrete, continuous = map(pieces, SCRIPTS)
     assert continuous.keys() - discrete.keys() == {"Args.init_log_std"}
     assert not discrete.keys() - continuous.keys()
-    differ_as_a_whole = {"docstring", "Agent.__init__", "Agent.act", "Agent.to_env", "Agent.log_prob_and_entropy"}
+    differ_as_a_whole = {
+        "docstring",
+        "Agent.__init__",
+        "Agent.noise",
+        "Agent.act",
+        "Agent.to_env",
+        "Agent.log_prob_and_entropy",
+    }
     for name in discrete.keys() - differ_as_a_whole:
         ours, theirs = discrete[name], continuous[name]
         if name.startswith("Args."):  # only the default value may differ
@@ -62,7 +69,7 @@ def test_few_lines_differ():
 
 
 def test_the_scripts_stay_short_enough_to_read():
-    limits = {"ppo_discrete": 540, "ppo_continuous": 550, "ppo_minimal_cartpole": 140}
+    limits = {"ppo_discrete": 605, "ppo_continuous": 612, "ppo_minimal_cartpole": 140}
     for script, limit in limits.items():
         lines = (ROOT / f"{script}.py").read_text().splitlines()
         assert len(lines) <= limit and max(map(len, lines)) <= 120

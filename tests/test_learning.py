@@ -20,6 +20,12 @@ def steps(length):
     return np.arange(length)[:, None] / length
 
 
+def act(agent, obs, greedy=False):
+    """What the environment gets, for a list of observations."""
+    with torch.no_grad():
+        return agent.to_env(agent.act(torch.tensor(obs), 0.0 if greedy else agent.noise(len(obs))))
+
+
 @pytest.fixture
 def learn(script, in_tmp):
     def learn(probe, **kwargs):
@@ -58,15 +64,15 @@ def test_terminations_do_lower_values(learn):
 
 def test_policy_prefers_the_rewarded_action(learn):
     agent = learn("ActionReward")
-    assert (agent.to_env(agent.act(np.zeros((1, 1)), greedy=True)) > 0).all()
-    assert (agent.to_env(agent.act(np.zeros((1000, 1)))) > 0).mean() > 0.95
+    assert (act(agent, [[0.0]], greedy=True) > 0).all()
+    assert (act(agent, [[0.0]] * 1000) > 0).mean() > 0.95
     assert values(agent, [[0.0]]) == pytest.approx([1], abs=0.2)
 
 
 @pytest.mark.parametrize("norm_obs", [False, True])
 def test_policy_depends_on_the_observation(learn, norm_obs):
     agent = learn("ObservedActionReward", norm_obs=norm_obs)
-    actions = agent.to_env(agent.act(np.repeat([[-1.0], [1.0]], 1000, axis=0))).reshape(2, 1000) > 0
+    actions = act(agent, [[-1.0]] * 1000 + [[1.0]] * 1000).reshape(2, 1000) > 0
     assert actions.mean(1) == pytest.approx([0, 1], abs=0.05)
     assert values(agent, [[-1.0], [1.0]]) == pytest.approx([1, 1], abs=0.2)
 
@@ -77,7 +83,7 @@ def test_the_size_of_the_action_box_does_not_matter(in_tmp, dtype):
     for scale in (1, 1e-3, 1e3):
         env_kwargs = f'{{"scale": {scale}, "dtype": "{dtype}", '
         agents.append(ppo_continuous.train(probe_args(ppo_continuous, "Target", env_kwargs=env_kwargs)))
-        action = agents[-1].to_env(agents[-1].act(np.zeros((1, 1)), greedy=True))
+        action = act(agents[-1], [[0.0]], greedy=True)
         assert action.item() / scale == pytest.approx(0.5, abs=0.1)
     for agent in agents[1:]:  # not only as well: it learns the same, but for rounding
         torch.testing.assert_close(agent.critic[-1].bias, agents[0].critic[-1].bias, rtol=0.05, atol=0.01)

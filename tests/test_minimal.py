@@ -90,6 +90,62 @@ def test_the_loss_has_the_gradient_of_equation_9():
         torch.testing.assert_close(old - new, gradient * min(1, 0.5 / norm.item()), rtol=1e-4, atol=1e-5)
 
 
+def test_seed_and_learning_rate(monkeypatch, capsys):
+    """The same seed gives the same weights, another one others; the learning rate falls linearly towards 0."""
+    rates = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), step(self))[1]
+    )
+    monkeypatch.setattr(minimal, "evaluate", lambda net, **_: torch.zeros(10))
+    resets = []
+    reset = gym.wrappers.TimeLimit.reset
+    monkeypatch.setattr(
+        gym.wrappers.TimeLimit, "reset", lambda self, **kwargs: (resets.append(kwargs), reset(self, **kwargs))[1]
+    )
+    weights = []
+    for seed in (3, 3, 4):
+        net = minimal.train_ppo_cartpole(seed=seed, num_updates=4, num_steps=64, learning_rate=0.1)
+        weights.append(torch.cat([p.flatten() for p in net.parameters()]))
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert rates[:40] == pytest.approx([rate for rate in (0.1, 0.075, 0.05, 0.025) for _ in range(10)])
+    assert [kwargs["seed"] for kwargs in resets if "seed" in kwargs] == [3, 3, 4]
+
+
+def test_advantages_and_returns_of_an_update(monkeypatch, capsys):
+    """What train_ppo_cartpole hands to ppo_update: normalized advantages, and returns on the scale of the values."""
+    seen, advantages = [], []
+    monkeypatch.setattr(minimal, "ppo_update", lambda net, optimizer, data: seen.append(data))
+    monkeypatch.setattr(minimal, "evaluate", lambda net, **_: torch.zeros(10))
+    compute_gae = minimal.compute_gae
+    monkeypatch.setattr(
+        minimal, "compute_gae", lambda *args: (advantages.append(compute_gae(*args)), advantages[-1])[1]
+    )
+    minimal.train_ppo_cartpole(num_updates=2, num_steps=64)
+    for data, raw in zip(seen, advantages, strict=True):
+        assert data["rewards"].tolist() == pytest.approx([0.01] * 64)
+        torch.testing.assert_close(data["returns"], raw + data["values"])
+        torch.testing.assert_close(data["advantages"], (raw - raw.mean()) / raw.std())
+
+
+def test_evaluation_takes_the_most_likely_action():
+    """Over whole episodes with seeds of their own, replayed here."""
+    torch.manual_seed(1)
+    net = minimal.PolicyValueNet(4, 2)
+    returns = minimal.evaluate(net, num_episodes=5)
+    expected = []
+    for episode in range(5):
+        env = gym.make("CartPole-v1")
+        obs, _ = env.reset(seed=1_000_000 + episode)
+        total, done = 0, False
+        while not done:
+            logits = net.policy_head(net.body(torch.as_tensor(obs)))
+            obs, reward, terminated, truncated, _ = env.step(logits.argmax().item())
+            total, done = total + reward, terminated or truncated
+        expected.append(total)
+    assert returns.tolist() == expected and len(set(expected)) > 1
+
+
 def test_it_learns(capsys):
     """Most of its default training is enough for this seed."""
     minimal.train_ppo_cartpole(seed=1, num_updates=32)

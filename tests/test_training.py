@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, env_for, probe_args, run_script
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def spy(monkeypatch, owner, name, before=None, after=None):
@@ -62,7 +63,7 @@ def test_cartpole_reset_steps_are_left_out(script, in_tmp, monkeypatch):
     (transitions,) = terminations  # made before the evaluation
     resets = sum(terminated or truncated for _, _, terminated, truncated, _ in steps[:transitions])
     assert resets > 50
-    assert sum(lengths) == args.update_epochs * transitions
+    assert sum(lengths) == (args.update_epochs + 1) * transitions  # and once more, for what is logged
     assert args.total_timesteps - resets <= transitions <= args.total_timesteps - resets + args.num_envs
 
 
@@ -77,7 +78,7 @@ def test_the_first_minibatch_finds_the_policy_unchanged(script, in_tmp, monkeypa
     )
     args = script.Args(env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=2 * 64 * 4, eval_episodes=1)
     script.train(args)
-    per_iteration = args.update_epochs * args.num_minibatches
+    per_iteration = args.update_epochs * args.num_minibatches + 1  # the last one is for what is logged
     assert len(calls) == 4 * per_iteration
     for iteration in range(4):
         new, old = calls[iteration * per_iteration]
@@ -89,12 +90,13 @@ def test_the_first_minibatch_finds_the_policy_unchanged(script, in_tmp, monkeypa
 def test_early_stop(script, in_tmp, monkeypatch):
     """The update ends with the first minibatch whose KL is too large, and that minibatch takes no step."""
     kls, steps = [], []
-    spy(monkeypatch, script, "ppo_loss", after=lambda result, *_: kls.append(result[1]["losses/approx_kl"].item()))
+    spy(monkeypatch, script, "ppo_loss", after=lambda result, *_: kls.append(result[3].item()))
     spy(monkeypatch, torch.optim.Adam, "step", before=lambda *_: steps.append(len(kls)))
     args = script.Args(
         env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=128, target_kl=1e-3, eval_episodes=1
     )
     script.train(args)
+    kls.pop()  # of the whole batch, for what is logged
     assert len(kls) < args.update_epochs * args.num_minibatches
     assert kls[-1] > 1e-3 and all(kl <= 1e-3 for kl in kls[:-1])
     assert len(steps) == len(kls) - 1
@@ -124,7 +126,7 @@ def test_adaptive_kl_penalty(script, in_tmp, monkeypatch, target, betas):
         num_minibatches=1, update_epochs=2, eval_episodes=1,
     )  # fmt: skip
     script.train(args)
-    assert seen[::2] == seen[1::2] == betas
+    assert seen[::3] == seen[1::3] == seen[2::3] == betas
 
 
 def test_advantages_are_normalized_over_the_batch(script, in_tmp, monkeypatch):
@@ -159,9 +161,9 @@ def test_observation_statistics(script, in_tmp, monkeypatch):
     seen, batches, changes = [], [], []
 
     def snapshot(agent):
-        return torch.cat([agent.obs_rms.mean, agent.obs_rms.var, agent.obs_rms.count[None]]).tolist()
+        return torch.cat([agent.obs_rms.mean, agent.obs_rms.std, agent.obs_rms.count[None]]).tolist()
 
-    spy(monkeypatch, script.Agent, "act", before=lambda agent, obs, **_: seen.append(("act", snapshot(agent))))
+    spy(monkeypatch, script.Agent, "act", before=lambda agent, *_: seen.append(("act", snapshot(agent))))
     spy(
         monkeypatch,
         script.Agent,
@@ -183,7 +185,7 @@ def test_observation_statistics(script, in_tmp, monkeypatch):
     numbers = all_obs.flatten().tolist()
     assert max(numbers.count(n) for n in set(numbers)) <= 3  # one transition of that number in each environment
     torch.testing.assert_close(agent.obs_rms.mean, all_obs.mean(0))
-    torch.testing.assert_close(agent.obs_rms.var, all_obs.var(0, correction=0))
+    torch.testing.assert_close(agent.obs_rms.std, all_obs.std(0, correction=0))
     assert agent.obs_rms.count == len(all_obs)
 
     changes = [i for i in range(1, len(seen)) if seen[i][1] != seen[i - 1][1]]
@@ -193,6 +195,35 @@ def test_observation_statistics(script, in_tmp, monkeypatch):
     assert changes == [args.num_steps] + [i * per_iteration for i in (2, 3, 4)]
     x = agent.normalize(all_obs)
     assert x.mean().item() == pytest.approx(0, abs=1e-4) and x.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_episode_statistics_are_those_of_the_wrapper(script, in_tmp):
+    """charts/episodic_return and _length against Gymnasium's RecordEpisodeStatistics, in every iteration."""
+    args = probe_args(script, "Numbered", num_envs=3, num_steps=20, total_timesteps=60 * 6, eval_episodes=1)
+    expected, wrappers = [], []
+
+    class Recorded(gym.wrappers.vector.RecordEpisodeStatistics):
+        def __init__(self, envs):
+            super().__init__(envs)
+            self.steps = 0
+            wrappers.append(self)
+
+        def step(self, actions):
+            result = super().step(actions)
+            self.steps += 1
+            if self.steps % args.num_steps == 0:
+                expected.append((np.mean(self.return_queue), np.mean(self.length_queue)))
+            return result
+
+    make_envs = script.make_envs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "make_envs", lambda *a, **k: make_envs(*a, **k) if wrappers else Recorded(make_envs(*a)))
+        script.train(args)
+    events = EventAccumulator(str(next((in_tmp / "runs").iterdir())))
+    events.Reload()
+    logged = [[e.value for e in events.Scalars(f"charts/episodic_{name}")] for name in ("return", "length")]
+    np.testing.assert_allclose(np.transpose(logged), expected[:6], rtol=1e-6)
+    assert len(set(expected[:6])) > 3
 
 
 def test_rewards_are_scaled_by_the_deviation_of_discounted_returns(script, in_tmp, monkeypatch):
@@ -225,6 +256,22 @@ def test_same_seed_same_weights(script, tmp_path):
         agent = torch.load(checkpoint, weights_only=True)["agent"]
         weights.append(torch.cat([tensor.flatten() for tensor in agent.values()]))
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_the_seed_is_that_of_everything(script, in_tmp, monkeypatch):
+    """In one process: the same seed, the same first observations, actions and weights; another seed, others."""
+    seen, runs = [], []
+    spy(monkeypatch, script.Agent, "act", after=lambda result, agent, obs, *_: seen.append((obs.clone(), result)))
+    for seed in (3, 3, 4):
+        seen.clear()
+        args = script.Args(env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=256, eval_episodes=1)
+        args.seed = seed
+        agent = script.train(args)
+        runs.append((*seen[0], torch.cat([p.detach().flatten() for p in agent.parameters()]).numpy()))
+    first, again, other = runs
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0]) and not np.array_equal(first[2], other[2])
+    assert not np.array_equal(first[0][0], first[0][1])  # each environment has its own seed
 
 
 def test_evaluation_runs_each_episode_to_its_own_end(script, in_tmp):

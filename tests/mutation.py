@@ -1,0 +1,178 @@
+"""Breaks a script in one place at a time and lists the breaks that no test notices. Run by hand:
+
+    python tests/mutation.py ppo_discrete            # all mutants, two at a time
+    python tests/mutation.py ppo_discrete 120 180    # only those of lines 120 to 180
+
+A mutant is killed when a test fails on it. Text, messages, logging and progress are left alone. Tests marked `process`
+are left out, except for survivors with --all: they take seconds each.
+"""
+
+import ast
+import contextlib
+import copy
+import multiprocessing
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FAST_FIRST = ["gae", "loss", "agent", "training", "minimal", "learning", "checkpoint", "cli"]
+TIMEOUT = 240  # seconds, for mutants that never end
+
+SWAPS = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
+    ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr,
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
+}  # fmt: skip
+NAMES = {
+    "min": "max", "max": "min", "mean": "sum", "sum": "mean", "exp": "log", "log": "exp", "zeros": "ones",
+    "ones": "zeros", "zeros_like": "ones_like", "terminated": "truncated", "truncated": "terminated",
+    "any": "all", "all": "any", "sqrt": "square", "square": "abs", "argmax": "argmin", "reversed": "list",
+    "clamp": "add", "low": "high", "actor": "critic", "randn_like": "rand_like", "log_softmax": "softmax",
+    "ReLU": "Identity", "var": "std",
+}  # fmt: skip
+# Calls whose effect is text, logging or progress; functions that only describe.
+SILENT = {"print", "fail", "add_scalar", "add_histogram", "set_postfix_str", "update_progress", "tqdm", "hparams"}
+SKIPPED_FUNCTIONS = {"describe", "fail", "main"}
+
+
+def is_silent(node):
+    """Whether a statement only logs or prints."""
+    text = ast.unparse(node)
+    return text.startswith(("progress", "scalars", "summary = ", "writer.", "start_", "self.count_")) or any(
+        isinstance(n, ast.Call) and ast.unparse(n.func).split(".")[-1] in SILENT for n in [getattr(node, "value", None)]
+    )
+
+
+def mutations(node):
+    """(description, function that changes the node in place) for each mutation of one node."""
+    for field in ("op", "ops"):
+        op = getattr(node, field, None)
+        op = op[0] if isinstance(op, list) and len(op) == 1 else op
+        if type(op) in SWAPS:
+            new = SWAPS[type(op)]()
+            value = [new] if field == "ops" else new
+            yield f"{type(op).__name__} -> {type(new).__name__}", lambda n, f=field, v=value: setattr(n, f, v)
+    if isinstance(node, ast.UnaryOp):
+        yield f"drop {type(node.op).__name__}", lambda n: n.__class__ is ast.UnaryOp and setattr(n, "op", ast.UAdd())
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield f"{node.value} -> {not node.value}", lambda n: setattr(n, "value", not n.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int):
+        yield f"{node.value} -> {node.value + 1}", lambda n: setattr(n, "value", n.value + 1)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, float):
+        yield f"{node.value} -> twice", lambda n: setattr(n, "value", n.value * 2 if n.value else 1.0)
+    if isinstance(node, ast.Attribute) and node.attr in NAMES:
+        yield f".{node.attr} -> .{NAMES[node.attr]}", lambda n: setattr(n, "attr", NAMES[n.attr])
+    if isinstance(node, ast.Name) and node.id in NAMES and isinstance(node.ctx, ast.Load):
+        yield f"{node.id} -> {NAMES[node.id]}", lambda n: setattr(n, "id", NAMES[n.id])
+    if isinstance(node, ast.Call):
+        if len(node.args) >= 2 and not any(isinstance(a, ast.Starred) for a in node.args):
+            yield "swap the first two arguments", lambda n: n.args.__setitem__(slice(0, 2), n.args[1::-1])
+        for i, keyword in enumerate(node.keywords):
+            yield f"drop {keyword.arg}=", lambda n, i=i: n.keywords.pop(i)
+        if isinstance(node.func, ast.Attribute) and node.func.attr in ("detach", "clamp", "sqrt", "astype", "clip"):
+            yield f"drop .{node.func.attr}()", lambda n: (setattr(n, "args", []), setattr(n, "keywords", []),
+                                                          setattr(n, "func", n.func.value))  # fmt: skip
+    if isinstance(node, ast.IfExp):
+        yield (
+            "other branch",
+            lambda n: (lambda a, b: (setattr(n, "body", b), setattr(n, "orelse", a)))(n.body, n.orelse),
+        )
+    if isinstance(node, ast.If):
+        yield "if True", lambda n: setattr(n, "test", ast.Constant(True))
+        yield "if False", lambda n: setattr(n, "test", ast.Constant(False))
+    if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
+        yield "drop statement", lambda n: setattr(n, "value", ast.Constant(None))
+    if isinstance(node, ast.AugAssign):
+        yield (
+            "drop update",
+            lambda n: setattr(n, "value", ast.Constant(0 if isinstance(n.op, ast.Add | ast.Sub) else 1)),
+        )
+
+
+def mutants(script, first=0, last=10**9):
+    """(line, description, source text) of each mutant."""
+    tree = ast.parse((ROOT / f"{script}.py").read_text())
+    skipped = set()
+    for node in ast.walk(tree):
+        inside = (
+            (isinstance(node, ast.FunctionDef) and node.name in SKIPPED_FUNCTIONS)
+            or (
+                isinstance(node, ast.stmt)
+                and not isinstance(node, ast.FunctionDef | ast.For | ast.If | ast.With)
+                and is_silent(node)
+            )
+            or isinstance(node, ast.JoinedStr | ast.arguments | ast.Import | ast.ImportFrom)
+            or (isinstance(node, ast.ClassDef) and node.name == "Args")
+        )
+        if inside:
+            skipped |= {id(n) for n in ast.walk(node)}
+    annotations = [n.annotation for n in ast.walk(tree) if isinstance(n, ast.arg | ast.AnnAssign) and n.annotation]
+    annotations += [n.returns for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.returns]
+    skipped |= {id(n) for annotation in annotations for n in ast.walk(annotation)}
+    for index, node in enumerate(ast.walk(tree)):
+        line = getattr(node, "lineno", 0)
+        if id(node) in skipped or not first <= line <= last:
+            continue
+        for description, change in mutations(node):
+            mutant = copy.deepcopy(tree)
+            change(next(n for i, n in enumerate(ast.walk(mutant)) if i == index))
+            with contextlib.suppress(Exception):
+                text = ast.unparse(ast.fix_missing_locations(mutant))
+                if text != ast.unparse(tree):
+                    yield line, f"{description}  in  {ast.unparse(node).splitlines()[0][:90]}", text
+
+
+def survives(job):
+    """Runs the fast tests on one mutant, in a process forked from this one, which has imported all packages."""
+    script, line, description, text = job
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("ppo_discrete", "ppo_continuous", "ppo_minimal_cartpole"):
+            (Path(folder) / f"{name}.py").write_text((ROOT / f"{name}.py").read_text())
+        (Path(folder) / f"{script}.py").write_text(text)
+        pid = os.fork()
+        if pid == 0:
+            import signal
+
+            signal.alarm(TIMEOUT)
+            with open(os.devnull, "w") as null:
+                os.dup2(null.fileno(), 1)
+                os.dup2(null.fileno(), 2)
+            os.chdir(folder)
+            os.environ["PPO_SCRIPTS"] = folder
+            import pytest
+
+            files = [str(ROOT / "tests" / f"test_{name}.py") for name in FAST_FIRST]
+            other = {"ppo_discrete": "ppo_continuous", "ppo_continuous": "ppo_discrete"}.get(script, "main")
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
+            keep = "minimal" if script == "ppo_minimal_cartpole" else f"not {other} and not minimal"
+            os._exit(int(pytest.main([*options, "-m", "not process", "-k", keep, *files])))
+        _, status = os.waitpid(pid, 0)
+    return line, description, status == 0
+
+
+def main():
+    script, *lines = sys.argv[1:]
+    import gymnasium  # noqa: F401
+    import pytest  # noqa: F401
+    import torch.utils.tensorboard
+    import tyro  # noqa: F401
+
+    torch.set_num_threads(1)
+    jobs = [(script, *mutant) for mutant in mutants(script, *map(int, lines))]
+    survivors = []
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        for done, (line, description, alive) in enumerate(pool.imap_unordered(survives, jobs), 1):
+            if alive:
+                survivors.append((line, description))
+                print(f"survived: line {line}: {description}", flush=True)
+            if done % 50 == 0:
+                print(f"... {done} of {len(jobs)} mutants, {len(survivors)} survivors", flush=True)
+    killed = len(jobs) - len(survivors)
+    print(f"{script}: {killed} of {len(jobs)} mutants killed, {100 * killed / len(jobs):.1f} %")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Several processes that train one agent, as torchrun starts them; and a GPU, where there is one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SMALL, env_for, run_script
+
+import ppo_discrete
+
+
+def torchrun(arguments, cwd, num_processes=2):
+    """A started torchrun, with both outputs in one pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
+        + [str(argument) for argument in arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.process
+def test_two_processes_train_one_agent(script, tmp_path):
+    """With everything that they must agree on, such as when to end an update early."""
+    args = {
+        "env_id": env_for(script), "num_envs": 4, "num_steps": 64, "total_timesteps": 4 * 64 * 5, "num_minibatches": 2,
+        "update_epochs": 4, "max_grad_norm": 1e9, "target_kl": 0.002, "adaptive_kl": 0.01, "eval_episodes": 2,
+    }  # fmt: skip
+    job = torchrun([ROOT / "tests" / "two_processes.py", script.__name__, json.dumps(args)], tmp_path)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, output
+    assert output.count("greedy return") == 1 and len(list((tmp_path / "runs").iterdir())) == 1
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+
+    # Bit by bit the same weights, statistics and gradients, from other transitions.
+    assert first["agent"].keys() == second["agent"].keys()
+    for name, tensor in first["agent"].items():
+        assert torch.equal(tensor, second["agent"][name]), name
+    assert len(first["gradients"]) == len(second["gradients"]) > 4
+    assert all(map(torch.equal, first["gradients"], second["gradients"]))
+    for mine, other in zip(first["losses"], second["losses"], strict=True):
+        assert len(mine[3]) != len(other[3]) or not torch.equal(mine[3], other[3])
+    # An epoch's advantages are normalized over the transitions of both.
+    epoch = torch.cat([call[3] for process in (first, second) for call in process["losses"][:2]])
+    assert epoch.mean().item() == pytest.approx(0, abs=1e-5)
+    assert epoch.std(correction=0).item() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.process
+def test_the_gradient_is_the_mean_over_all_transitions(tmp_path):
+    """Also where one process has more of them than the other: on `Numbered`, episodes have random lengths."""
+    args = {
+        "env_id": "probes:Numbered-v0", "env_kwargs": '{"continuous": false}', "num_envs": 4, "num_steps": 64,
+        "total_timesteps": 4 * 64, "num_minibatches": 1, "update_epochs": 1, "max_grad_norm": 1e9, "eval_episodes": 1,
+    }  # fmt: skip
+    job = torchrun([ROOT / "tests" / "two_processes.py", "ppo_discrete", json.dumps(args)], tmp_path)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, output
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert len(first["losses"][0][0]) != len(second["losses"][0][0])
+
+    # The same again in this process, on the transitions of both.
+    script_args = ppo_discrete.Args(**args)
+    torch.manual_seed(script_args.seed)
+    agent = ppo_discrete.Agent(ppo_discrete.make_envs(script_args, 1, "sync"), script_args)
+    x, actions = (torch.cat([process["batches"][1][i] for process in (first, second)]) for i in range(2))
+    fixed = [torch.cat([process["losses"][0][i] for process in (first, second)]) for i in range(7)]
+    log_probs, entropy = agent.log_prob_and_entropy(x, actions)
+    values = agent.critic(x).squeeze(-1)
+    loss, *_ = ppo_discrete.ppo_loss(log_probs, fixed[1], entropy, fixed[3], values, *fixed[5:], 1.0, script_args)
+    expected = torch.autograd.grad(loss, list(agent.parameters()))
+    torch.testing.assert_close(first["gradients"][0], torch.cat([gradient.flatten() for gradient in expected]))
+    # The observations of both are normalized alike.
+    assert x.mean().item() == pytest.approx(0, abs=1e-5) and x.std(correction=0).item() == pytest.approx(1, rel=1e-4)
+
+
+def wait_for(job, text):
+    """Reads the job's output up to a line with that text."""
+    lines = []
+    for line in job.stdout:
+        lines.append(line)
+        if text in line:
+            return
+    raise AssertionError("".join(lines))
+
+
+LONG = "--num-steps 64 --total-timesteps 200000 --checkpoint-interval 1 --num-minibatches 2 --update-epochs 1"
+
+
+@pytest.mark.process
+def test_a_signal_stops_all_processes_at_the_same_step(tmp_path):
+    job = torchrun([ROOT / "ppo_discrete.py", "--env-id", "CartPole-v1", *LONG.split()], tmp_path)
+    wait_for(job, "step ")
+    job.send_signal(signal.SIGTERM)
+    output, _ = job.communicate(timeout=60)
+    assert "--resume runs/" in output and "stopped at step" in output and "another process" not in output
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
+    steps = torch.load(checkpoint, weights_only=True)["global_step"]
+    again = f"--resume {checkpoint} --total-timesteps {steps + 2048} --eval-episodes 2"
+    job = torchrun([ROOT / "ppo_discrete.py", *again.split()], tmp_path)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0 and output.count("greedy return") == 1, output
+
+
+@pytest.mark.process
+def test_a_killed_process_ends_the_job(tmp_path):
+    job = torchrun([ROOT / "ppo_discrete.py", "--env-id", "CartPole-v1", *LONG.split()], tmp_path)
+    wait_for(job, "step ")
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 1 and "error: another process of this run has ended" in output
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
+
+
+@pytest.mark.process
+def test_environments_that_cannot_be_shared_out(tmp_path):
+    job = torchrun([ROOT / "ppo_discrete.py", "--num-envs", 3], tmp_path)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 1 and "error: --num-envs must be a multiple of the number of processes, 2" in output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda(script, tmp_path):
+    flags = f"--cuda --env-id {env_for(script)} {SMALL} --target-kl 0.1 --adaptive-kl 0.01"
+    result = run_script(script.__name__, flags, tmp_path)
+    assert result.returncode == 0, result.stderr
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
+    again = run_script(script.__name__, f"--evaluate {checkpoint} --no-cuda --eval-episodes 2", tmp_path)
+    assert again.returncode == 0 and "greedy return" in again.stdout, again.stderr
+    job = torchrun([ROOT / f"{script.__name__}.py", *flags.split()], tmp_path, num_processes=1)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, output
