@@ -68,7 +68,7 @@ class Args:
     eval_episodes: int = 100  # greedy episodes of the evaluation
     render: bool = False  # with --evaluate: show the episodes in a window
 
-    num_envs: int = 16  # environments stepped side by side
+    num_envs: int = 32  # environments stepped side by side
     num_steps: int = 128  # steps of each environment per iteration; num-envs * num-steps are a batch
     vectorization_mode: Literal["sync", "async", "vector_entry_point"] = "sync"  # how Gymnasium steps them
     learning_rate: float = 7e-4  # of Adam, at the start
@@ -79,7 +79,7 @@ class Args:
     norm_reward: bool = True  # divide rewards by the running standard deviation of the discounted return
     gamma: float = 0.995  # discount factor
     gae_lambda: float = 0.95  # lambda of GAE: 0 is one-step TD, 1 Monte-Carlo returns
-    num_minibatches: int = 8  # minibatches per epoch
+    num_minibatches: int = 16  # minibatches per epoch
     update_epochs: int = 10  # passes over the batch per iteration
     norm_adv: bool = True  # normalize the advantages of a batch to mean 0 and standard deviation 1
     clip_coef: float = 0.2  # epsilon of the clipped objective
@@ -261,8 +261,8 @@ def train(args: Args) -> Agent:
     for iteration in range(global_step // batch_size + 1, num_iterations + 1):
         if args.capture_video and rank == 0 and (iteration - 1) % math.ceil(num_iterations / 10) == 0:
             evaluate(agent, args, num_episodes=1, video=run_dir / "videos" / f"step-{global_step}")
-        if args.anneal_lr:
-            optimizer.param_groups[0]["lr"] = (1 - (iteration - 1) / num_iterations) * args.learning_rate
+        fraction_left = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1
+        optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
 
         # Rollout: only the actor runs. Values and log-probabilities follow in one pass, with the same weights.
         for buffer in (obs, terminated, truncated, discounted_returns, episode_returns, episode_lengths):
@@ -606,6 +606,9 @@ def main():
             train(args)
         except OSError as error:
             fail(f"cannot write the run any further, its last checkpoint is whole: {error}")
+        if "RANK" in os.environ:  # the regular exit now and then aborts in gloo, and torchrun would report a failure
+            sys.stdout.flush()
+            os._exit(0)
 
 
 if __name__ == "__main__":

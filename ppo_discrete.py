@@ -71,7 +71,7 @@ class Args:
     num_envs: int = 16  # environments stepped side by side
     num_steps: int = 128  # steps of each environment per iteration; num-envs * num-steps are a batch
     vectorization_mode: Literal["sync", "async", "vector_entry_point"] = "sync"  # how Gymnasium steps them
-    learning_rate: float = 2e-3  # of Adam, at the start
+    learning_rate: float = 2.5e-3  # of Adam, at the start
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: int = 64  # width of the two hidden layers of the actor, and of the critic
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
@@ -254,8 +254,8 @@ def train(args: Args) -> Agent:
     for iteration in range(global_step // batch_size + 1, num_iterations + 1):
         if args.capture_video and rank == 0 and (iteration - 1) % math.ceil(num_iterations / 10) == 0:
             evaluate(agent, args, num_episodes=1, video=run_dir / "videos" / f"step-{global_step}")
-        if args.anneal_lr:
-            optimizer.param_groups[0]["lr"] = (1 - (iteration - 1) / num_iterations) * args.learning_rate
+        fraction_left = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1
+        optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
 
         # Rollout: only the actor runs. Values and log-probabilities follow in one pass, with the same weights.
         for buffer in (obs, terminated, truncated, discounted_returns, episode_returns, episode_lengths):
@@ -599,6 +599,9 @@ def main():
             train(args)
         except OSError as error:
             fail(f"cannot write the run any further, its last checkpoint is whole: {error}")
+        if "RANK" in os.environ:  # the regular exit now and then aborts in gloo, and torchrun would report a failure
+            sys.stdout.flush()
+            os._exit(0)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,20 @@
     python benchmarks/learning.py ppo_discrete LunarLander-v3 300000 --seeds 1-10
     python benchmarks/learning.py ppo_continuous BipedalWalker-v3 1000000 --seeds 1-5 --flags "--hidden-size 128"
     python benchmarks/learning.py ppo_minimal_cartpole CartPole-v1 49152 --seeds 1-20
-    python benchmarks/learning.py --table
+    python benchmarks/learning.py --all      # every row of the README
+    python benchmarks/learning.py --table    # print what there is
 
-Two runs at a time, one thread each. What has a row already, of the same command and script text, is not run again: an
-interrupted campaign goes on with the same command, and `--table` prints what there is.
+Two runs at a time, one thread each. What has a row already, of the same command and script, is not run again: an
+interrupted campaign goes on with the same command. Scripts are the same as long as they differ only in comments.
 """
 
 import argparse
+import ast
 import csv
+import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -29,15 +33,28 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+CAMPAIGNS = (  # script, environment, steps, seeds, flags
+    ("ppo_minimal_cartpole", "CartPole-v1", 49_152, 20, ""),
+    ("ppo_discrete", "LunarLander-v3", 250_000, 10, ""),
+    ("ppo_discrete", "LunarLander-v3", 500_000, 10, ""),
+    ("ppo_discrete", "CartPole-v1", 50_000, 10, ""),
+    ("ppo_discrete", "Acrobot-v1", 150_000, 10, ""),
+    ("ppo_discrete", "FrozenLake-v1", 200_000, 10, ""),
+    ("ppo_continuous", "LunarLanderContinuous-v3", 500_000, 10, ""),
+    ("ppo_continuous", "Pendulum-v1", 100_000, 10, ""),
+    ("ppo_continuous", "BipedalWalker-v3", 1_000_000, 10, ""),
+    ("ppo_continuous", "BipedalWalker-v3", 2_000_000, 10, ""),
+)
 PACKAGES = ("gymnasium", "numpy", "torch")
 FIELDS = (
     "script", "environment", "seed", "steps", "flags", "solved_step", "solved_seconds", "greedy_mean", "greedy_std",
-    "greedy_min", "episodes", "wall_seconds", "steps_per_second", "versions", "machine", "script_sha256", "command",
+    "greedy_min", "episodes", "wall_seconds", "steps_per_second", "versions", "machine", "script_sha256", "curve",
+    "command",
 )  # fmt: skip
 
 
 def rows():
-    """All rows of all result files whose script has not changed since, as dictionaries of strings."""
+    """All rows of all result files whose script is still the same, as dictionaries of strings."""
     result = []
     for path in sorted(RESULTS.glob("*.csv")):
         with open(path, newline="") as file:
@@ -45,18 +62,23 @@ def rows():
     return result
 
 
+@functools.cache
 def fingerprint(script):
-    return hashlib.sha256((ROOT / f"{script}.py").read_bytes()).hexdigest()[:12]
+    """Of what the script does: its text without comments and documentation."""
+    tree = ast.parse((ROOT / f"{script}.py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:12]
 
 
-def solved(run_dir, threshold, start):
-    """Step, and second since `start`, at which the mean of the last 100 training episodes reached the threshold."""
+def read_curve(run_dir, start):
+    """[step, seconds since `start`, mean return of the last 100 training episodes] for each iteration that has one."""
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
     events.Reload()
-    for event in events.Scalars("charts/episodic_return"):
-        if threshold is not None and event.value >= threshold:
-            return event.step, round(event.wall_time - start, 1)
-    return "", ""
+    return [
+        [e.step, round(e.wall_time - start, 1), round(e.value, 2)] for e in events.Scalars("charts/episodic_return")
+    ]
 
 
 def run(script, env_id, steps, seed, flags):
@@ -74,23 +96,26 @@ def run(script, env_id, steps, seed, flags):
         if result.returncode:
             sys.exit(f"{' '.join(command)} failed: {result.stderr}")
         if script == "ppo_minimal_cartpole":
-            curve = [line.split() for line in result.stdout.splitlines() if re.match(r" *\d+ ", line)]
-            solved_step = next((int(step) for step, value in curve if float(value) >= 475), "")
-            solved_seconds, speed = "", round(steps / wall_seconds)
+            table = [line.split() for line in result.stdout.splitlines() if re.match(r" *\d+ ", line)]
+            curve, threshold = [[int(step), "", float(value)] for step, value in table], 475
+            speed = round(steps / wall_seconds)
             episodes = 100
             mean, std, worst = re.search(r"([\d.]+) \+- ([\d.]+), the worst ([\d.]+)", result.stdout).groups()
         else:
             (run_dir,) = Path(folder, "runs").iterdir()
-            solved_step, solved_seconds = solved(run_dir, gym.spec(env_id).reward_threshold, start)
+            curve, threshold = read_curve(run_dir, start), gym.spec(env_id).reward_threshold
             pattern = r"greedy return (\S+) \+- (\S+) over (\d+) episodes, from (\S+) to"
             mean, std, episodes, worst = re.search(pattern, result.stdout).groups()
             speed = re.search(r"(\d+) steps per second", result.stdout)[1]
+    reached = (point[:2] for point in curve if threshold is not None and point[2] >= threshold)
+    solved_step, solved_seconds = next(reached, ("", ""))
+    curve = [[step, value] for step, _, value in curve[:: max(1, len(curve) // 50)]]
     words = [Path(word).name if word.startswith("/") else word for word in command]
     values = (
         script, env_id, seed, steps, flags, solved_step, solved_seconds, mean, std, worst, episodes,
         round(wall_seconds, 1), speed, " ".join(f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES),
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", fingerprint(script),
-        " ".join(words),
+        json.dumps(curve, separators=(",", ":")), " ".join(words),
     )  # fmt: skip
     return dict(zip(FIELDS, map(str, values), strict=True))
 
@@ -146,9 +171,13 @@ def main():
     parser.add_argument("steps", nargs="?", type=int)
     parser.add_argument("--seeds", default="1-10", help="a range of seeds, such as 1-10")
     parser.add_argument("--flags", default="", help="further flags of the script, in quotes")
+    parser.add_argument("--all", action="store_true", help="run every campaign of the README")
     parser.add_argument("--table", action="store_true", help="only print the table of what has been run")
     args = parser.parse_args()
-    if not args.table:
+    if args.all:
+        for script, env_id, steps, seeds, flags in CAMPAIGNS:
+            campaign(script, env_id, steps, range(1, seeds + 1), flags)
+    elif not args.table:
         first, _, last = args.seeds.partition("-")
         campaign(args.script, args.env_id, args.steps, range(int(first), int(last or first) + 1), args.flags)
     table()

@@ -3,8 +3,8 @@
     python tests/mutation.py ppo_discrete            # all mutants, two at a time
     python tests/mutation.py ppo_discrete 120 180    # only those of lines 120 to 180
 
-A mutant is killed when a test fails on it. Text, messages, logging and progress are left alone. Tests marked `process`
-are left out, except for survivors with --all: they take seconds each.
+A mutant is killed when a test fails on it, or does not end. Text, messages, logging and progress are left alone, and so
+are the flags' defaults. Only tests that run in this process are used; those marked `process` take seconds each.
 """
 
 import ast
@@ -34,16 +34,29 @@ NAMES = {
     "ReLU": "Identity", "var": "std",
 }  # fmt: skip
 # Calls whose effect is text, logging or progress; functions that only describe.
-SILENT = {"print", "fail", "add_scalar", "add_histogram", "set_postfix_str", "update_progress", "tqdm", "hparams"}
+SILENT = {"print", "fail", "add_scalar", "add_histogram", "add_summary", "set_postfix_str", "tqdm"}
 SKIPPED_FUNCTIONS = {"describe", "fail", "main"}
 
 
 def is_silent(node):
     """Whether a statement only logs or prints."""
-    text = ast.unparse(node)
-    return text.startswith(("progress", "scalars", "summary = ", "writer.", "start_", "self.count_")) or any(
-        isinstance(n, ast.Call) and ast.unparse(n.func).split(".")[-1] in SILENT for n in [getattr(node, "value", None)]
-    )
+    if isinstance(node, ast.If | ast.For) and not getattr(node, "orelse", None):
+        return all(map(is_silent, node.body))
+    call = getattr(node, "value", None)
+    return ast.unparse(node).startswith(
+        (
+            "progress",
+            "scalars",
+            "summary = ",
+            "recent = ",
+            "sps = ",
+            "off = ",
+            "hint = ",
+            "writer.",
+            "start_",
+            "threading.",
+        )
+    ) or (isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] in SILENT)
 
 
 def mutations(node):
@@ -101,7 +114,7 @@ def mutants(script, first=0, last=10**9):
             (isinstance(node, ast.FunctionDef) and node.name in SKIPPED_FUNCTIONS)
             or (
                 isinstance(node, ast.stmt)
-                and not isinstance(node, ast.FunctionDef | ast.For | ast.If | ast.With)
+                and not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.With | ast.Try)
                 and is_silent(node)
             )
             or isinstance(node, ast.JoinedStr | ast.arguments | ast.Import | ast.ImportFrom)

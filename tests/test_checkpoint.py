@@ -123,6 +123,20 @@ def test_resume_continues(script, trained, monkeypatch):
     assert [e.step for e in events.Scalars("losses/value_loss")] == [32 * i for i in range(1, 9)]
 
 
+def test_resume_takes_new_flags(script, trained, monkeypatch):
+    """Here another learning rate, no longer annealed; what is not given stays as it was."""
+    args, path = trained
+    rates = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), step(self))[1]
+    )
+    flags = ["--resume", str(path), "--total-timesteps", "224", "--learning-rate", "0.0123", "--no-anneal-lr"]
+    monkeypatch.setattr("sys.argv", [script.__file__, *flags])
+    script.main()
+    assert rates == [0.0123] * (args.update_epochs * args.num_minibatches)
+
+
 def test_a_finished_run_says_how_to_extend_it(script, trained, monkeypatch):
     assert "raise --total-timesteps" in refused(script, monkeypatch, "--resume", trained[1])
 

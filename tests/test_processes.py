@@ -1,17 +1,15 @@
 """Several processes that train one agent, as torchrun starts them; and a GPU, where there is one."""
 
-import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, env_for, run_script
-
-import ppo_discrete
+from conftest import ROOT, SMALL, env_for, probe_args, run_script
 
 
 def torchrun(arguments, cwd, num_processes=2):
@@ -27,24 +25,62 @@ def torchrun(arguments, cwd, num_processes=2):
     )
 
 
-@pytest.mark.process
-def test_two_processes_train_one_agent(script, tmp_path):
+def train_in_two_processes(script, args, monkeypatch):
+    """What each of two processes sees: [batches, losses, gradients, agent], of this one and of one forked from it."""
+    seen = {"batches": [], "losses": [], "gradients": []}
+    log_prob_and_entropy, ppo_loss, step = script.Agent.log_prob_and_entropy, script.ppo_loss, torch.optim.Adam.step
+
+    def spied_log_prob(agent, x, actions):
+        seen["batches"].append([x, actions])
+        return log_prob_and_entropy(agent, x, actions)
+
+    def spied_loss(*args):
+        seen["losses"].append([tensor.detach().clone() for tensor in args[:7]])
+        return ppo_loss(*args)
+
+    def spied_step(optimizer, *args):
+        seen["gradients"].append(optimizer.param_groups[0]["params"][0].grad.clone())
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(script.Agent, "log_prob_and_entropy", spied_log_prob)
+    monkeypatch.setattr(script, "ppo_loss", spied_loss)
+    monkeypatch.setattr(torch.optim.Adam, "step", spied_step)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    child = os.fork()
+    if child == 0:  # from here on the second process, which never returns
+        signal.alarm(60)
+        os.environ["RANK"] = "1"
+        status = 1
+        try:
+            seen["agent"] = script.train(args).state_dict()
+            torch.save(seen, "second.pt")
+            status = 0
+        finally:
+            os._exit(status)
+    seen["agent"] = script.train(args).state_dict()
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    return seen, torch.load("second.pt", weights_only=True)
+
+
+def test_two_processes_train_one_agent(script, in_tmp, monkeypatch, capsys):
     """With everything that they must agree on, such as when to end an update early."""
-    args = {
-        "env_id": env_for(script), "num_envs": 4, "num_steps": 64, "total_timesteps": 4 * 64 * 5, "num_minibatches": 2,
-        "update_epochs": 4, "max_grad_norm": 1e9, "target_kl": 0.002, "adaptive_kl": 0.01, "eval_episodes": 2,
-    }  # fmt: skip
-    job = torchrun([ROOT / "tests" / "two_processes.py", script.__name__, json.dumps(args)], tmp_path)
-    output, _ = job.communicate(timeout=120)
-    assert job.returncode == 0, output
-    assert output.count("greedy return") == 1 and len(list((tmp_path / "runs").iterdir())) == 1
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    args = script.Args(
+        env_id=env_for(script), num_envs=4, num_steps=64, total_timesteps=4 * 64 * 5, num_minibatches=2,
+        update_epochs=4, max_grad_norm=1e9, learning_rate=3e-3, target_kl=0.002, adaptive_kl=0.01, eval_episodes=2,
+    )  # fmt: skip
+    first, second = train_in_two_processes(script, args, monkeypatch)
+    assert capsys.readouterr().out.count("greedy return") == 1 and len(list((in_tmp / "runs").iterdir())) == 1
 
     # Bit by bit the same weights, statistics and gradients, from other transitions.
     assert first["agent"].keys() == second["agent"].keys()
     for name, tensor in first["agent"].items():
         assert torch.equal(tensor, second["agent"][name]), name
-    assert len(first["gradients"]) == len(second["gradients"]) > 4
+    assert 5 < len(first["gradients"]) == len(second["gradients"]) < 5 * 8  # some updates ended early
     assert all(map(torch.equal, first["gradients"], second["gradients"]))
     for mine, other in zip(first["losses"], second["losses"], strict=True):
         assert len(mine[3]) != len(other[3]) or not torch.equal(mine[3], other[3])
@@ -52,30 +88,27 @@ def test_two_processes_train_one_agent(script, tmp_path):
     epoch = torch.cat([call[3] for process in (first, second) for call in process["losses"][:2]])
     assert epoch.mean().item() == pytest.approx(0, abs=1e-5)
     assert epoch.std(correction=0).item() == pytest.approx(1, rel=1e-4)
+    transitions = sum(len(process["losses"][0][0]) + len(process["losses"][1][0]) for process in (first, second))
+    assert 4 * 64 - 40 < transitions <= 4 * 64  # the batch is that of all processes together
 
 
-@pytest.mark.process
-def test_the_gradient_is_the_mean_over_all_transitions(tmp_path):
+def test_the_gradient_is_the_mean_over_all_transitions(script, in_tmp, monkeypatch):
     """Also where one process has more of them than the other: on `Numbered`, episodes have random lengths."""
-    args = {
-        "env_id": "probes:Numbered-v0", "env_kwargs": '{"continuous": false}', "num_envs": 4, "num_steps": 64,
-        "total_timesteps": 4 * 64, "num_minibatches": 1, "update_epochs": 1, "max_grad_norm": 1e9, "eval_episodes": 1,
-    }  # fmt: skip
-    job = torchrun([ROOT / "tests" / "two_processes.py", "ppo_discrete", json.dumps(args)], tmp_path)
-    output, _ = job.communicate(timeout=120)
-    assert job.returncode == 0, output
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    args = probe_args(
+        script, "Numbered", num_envs=4, num_steps=64, total_timesteps=4 * 64, num_minibatches=1, update_epochs=1,
+        max_grad_norm=1e9, norm_obs=True, norm_reward=True,
+    )  # fmt: skip
+    first, second = train_in_two_processes(script, args, monkeypatch)
     assert len(first["losses"][0][0]) != len(second["losses"][0][0])
 
     # The same again in this process, on the transitions of both.
-    script_args = ppo_discrete.Args(**args)
-    torch.manual_seed(script_args.seed)
-    agent = ppo_discrete.Agent(ppo_discrete.make_envs(script_args, 1, "sync"), script_args)
+    torch.manual_seed(args.seed)
+    agent = script.Agent(script.make_envs(args, 1, "sync"), args)
     x, actions = (torch.cat([process["batches"][1][i] for process in (first, second)]) for i in range(2))
     fixed = [torch.cat([process["losses"][0][i] for process in (first, second)]) for i in range(7)]
     log_probs, entropy = agent.log_prob_and_entropy(x, actions)
     values = agent.critic(x).squeeze(-1)
-    loss, *_ = ppo_discrete.ppo_loss(log_probs, fixed[1], entropy, fixed[3], values, *fixed[5:], 1.0, script_args)
+    loss, *_ = script.ppo_loss(log_probs, fixed[1], entropy, fixed[3], values, *fixed[5:], 1.0, args)
     expected = torch.autograd.grad(loss, list(agent.parameters()))
     torch.testing.assert_close(first["gradients"][0], torch.cat([gradient.flatten() for gradient in expected]))
     # The observations of both are normalized alike.
