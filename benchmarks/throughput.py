@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py peers --repeats 5      # our defaults and CleanRL's, against env and SB3
     python benchmarks/throughput.py processes              # one process against two
-    python benchmarks/throughput.py sweep                  # 1 to 64 environments, 64 to 256 units
+    python benchmarks/throughput.py sweep                  # 1 to 64 environments, 64 and 256 units
     python benchmarks/throughput.py profile                # where the time goes
     python benchmarks/throughput.py startup                # seconds to the first update, megabytes of memory
 
@@ -179,6 +179,7 @@ def peers(repeats):
     for title, env_id, flags in (
         ("our defaults", LANDER, ""),
         ("CleanRL's defaults", LANDER, CLEANRL_DISCRETE),
+        ("CleanRL's defaults with 16 environments", LANDER, CLEANRL_DISCRETE.replace("envs 4", "envs 16")),
         ("CleanRL's defaults", LANDER_CONTINUOUS, CLEANRL_CONTINUOUS),
     ):
         jobs = {
@@ -195,21 +196,22 @@ def peers(repeats):
 def processes(repeats):
     kept = {}
     for env_id in (WALKER, LANDER):
-        jobs = {
-            "one process": lambda e=env_id: training(e, "", 100_000),
-            "two processes": lambda e=env_id: training(e, "", 100_000, num_processes=2),
-        }
-        kept[env_id] = results = compare(jobs, repeats)
-        table(env_id, results, ["one process"])
+        for title, flags in (("our defaults", ""), ("4 minibatches", "--num-minibatches 4")):
+            jobs = {
+                "one process": lambda e=env_id, f=flags: training(e, f, 61_440),
+                "two processes": lambda e=env_id, f=flags: training(e, f, 61_440, num_processes=2),
+            }
+            kept[f"{env_id}, {title}"] = results = compare(jobs, repeats)
+            table(f"{env_id}, {title}", results, ["one process"])
     return kept
 
 
 def sweep(repeats):
     jobs = {
         f"{num_envs} environments, {width} units": lambda n=num_envs, w=width: training(
-            LANDER, f"--num-envs {n} --hidden-size {w}", max(30_720, 20 * n * 128)
+            LANDER, f"--num-envs {n} --hidden-size {w}", max(20_480, 10 * n * 128)
         )
-        for width in (64, 128, 256)
+        for width in (64, 256)
         for num_envs in (1, 2, 4, 8, 16, 32, 64)
     }
     results = compare(jobs, repeats)
