@@ -223,7 +223,11 @@ def train(args: Args) -> Agent:
     return_rms = RunningMeanStd().to(device)
     stateful = {"agent": agent, "optimizer": optimizer, "return_rms": return_rms}
     global_step, beta = 0, 1.0  # beta is the weight of the adaptive KL penalty
+    rollouts = 1  # before the next update
     if args.resume:
+        # Its environments begin anew and all at once. So at first they play without learning, until they are as far
+        # apart in their episodes as they were: otherwise a run often killed would learn from beginnings only.
+        rollouts += math.ceil(1000 / args.num_steps)
         checkpoint = load_checkpoint(args.resume, args, stateful)
         global_step, beta = checkpoint["global_step"], checkpoint["beta"]
         if global_step + batch_size > args.total_timesteps:
@@ -245,7 +249,7 @@ def train(args: Args) -> Agent:
     actions = np.zeros((args.num_steps, num_envs), np.int64)
     rewards = np.zeros((args.num_steps, num_envs), np.float32)
 
-    # Process 0 has the first environments; a resumed run goes on with new episodes.
+    # Process 0 has the first environments; a resumed run has new episodes.
     obs[-1], _ = envs.reset(seed=args.seed + global_step + rank * num_envs)
     recent_returns, recent_lengths = deque(maxlen=100), deque(maxlen=100)
     start_step, start_time = global_step, time.perf_counter()
@@ -258,19 +262,21 @@ def train(args: Args) -> Agent:
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
 
         # Rollout: only the actor runs. Values and log-probabilities follow in one pass, with the same weights.
-        for buffer in (obs, terminated, truncated, discounted_returns, episode_returns, episode_lengths):
-            buffer[0] = buffer[-1]
-        with torch.inference_mode():
-            for t, noise in enumerate(agent.noise(args.num_steps, num_envs)):
-                actions[t] = agent.act(to_tensor(obs[t]), noise)
-                obs[t + 1], rewards[t], terminated[t + 1], truncated[t + 1], _ = envs.step(agent.to_env(actions[t]))
-        done = terminated | truncated
-        for t in range(args.num_steps):
-            discounted_returns[t + 1] = rewards[t] + args.gamma * ~done[t] * discounted_returns[t]
-            episode_returns[t + 1] = rewards[t] + ~done[t] * episode_returns[t]
-            episode_lengths[t + 1] = ~done[t] * (episode_lengths[t] + 1)
-        recent_returns.extend(episode_returns[1:][done[1:]])
-        recent_lengths.extend(episode_lengths[1:][done[1:]])
+        for _ in range(rollouts):
+            for buffer in (obs, terminated, truncated, discounted_returns, episode_returns, episode_lengths):
+                buffer[0] = buffer[-1]
+            with torch.inference_mode():
+                for t, noise in enumerate(agent.noise(args.num_steps, num_envs)):
+                    actions[t] = agent.act(to_tensor(obs[t]), noise)
+                    obs[t + 1], rewards[t], terminated[t + 1], truncated[t + 1], _ = envs.step(agent.to_env(actions[t]))
+            done = terminated | truncated
+            for t in range(args.num_steps):
+                discounted_returns[t + 1] = rewards[t] + args.gamma * ~done[t] * discounted_returns[t]
+                episode_returns[t + 1] = rewards[t] + ~done[t] * episode_returns[t]
+                episode_lengths[t + 1] = ~done[t] * (episode_lengths[t] + 1)
+            recent_returns.extend(episode_returns[1:][done[1:]])
+            recent_lengths.extend(episode_lengths[1:][done[1:]])
+        rollouts = 1
         valid = to_tensor(~done[:-1])  # the step after an episode's last observation only resets the environment
         global_step += batch_size
 

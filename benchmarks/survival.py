@@ -2,7 +2,7 @@
 
     python benchmarks/survival.py --seeds 10 --kills 20
 
-Two seeds at a time. Each kill is SIGKILL, at a random instant of the first four seconds of training, in which a few
+Two seeds at a time. Each kill is SIGKILL, at a random instant of the first three seconds of training, in which a few
 checkpoints are written. Where there is none yet, the run begins anew. Prints the greedy returns of both kinds of run
 and the 95 % confidence intervals of their means.
 """
@@ -52,7 +52,7 @@ def run(seed, steps, kills):
             process = start(folder, seed, steps)
             while process.poll() is None and files == set(Path(folder).glob("runs/*/events*")):
                 time.sleep(0.05)  # it does not train yet
-            time.sleep(random.uniform(0, 4))
+            time.sleep(random.uniform(0, 3))
             if process.poll() is not None:  # trained to the end before the last kill
                 break
             process.send_signal(signal.SIGKILL)

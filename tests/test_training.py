@@ -197,6 +197,34 @@ def test_observation_statistics(script, in_tmp, monkeypatch):
     assert x.mean().item() == pytest.approx(0, abs=1e-4) and x.std(correction=0).item() == pytest.approx(1, abs=1e-4)
 
 
+def test_logged_losses_are_those_of_the_whole_batch_after_the_update(script, in_tmp, monkeypatch):
+    """Recomputed from what ppo_loss is given last, by the formulas of test_loss.py and the definition of variance."""
+    calls = []
+    spy(monkeypatch, script, "ppo_loss", before=lambda *args: calls.append([tensor.detach() for tensor in args[:7]]))
+    args = script.Args(
+        env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=128, learning_rate=1e-2, eval_episodes=1
+    )
+    script.train(args)
+    log_probs, old_log_probs, entropy, advantages, values, old_values, returns = calls[-1]
+    assert len(log_probs) == sum(len(call[0]) for call in calls[: args.num_minibatches])
+    ratio = (log_probs - old_log_probs).exp()
+    clipped = ratio.clamp(0.8, 1.2)
+    expected = {
+        "policy_loss": -torch.min(ratio * advantages, clipped * advantages).mean(),
+        "value_loss": ((values - returns) ** 2).mean() / 2,
+        "entropy": entropy.mean(),
+        "old_approx_kl": (old_log_probs - log_probs).mean(),
+        "approx_kl": (ratio - 1 - ratio.log()).mean(),
+        "clipfrac": (ratio != clipped).float().mean(),
+        "explained_variance": 1 - (returns - old_values).var() / returns.var(),
+    }
+    events = EventAccumulator(str(next((in_tmp / "runs").iterdir())))
+    events.Reload()
+    for name, value in expected.items():
+        assert events.Scalars(f"losses/{name}")[0].value == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
+    assert 0 < expected["clipfrac"] < 1
+
+
 def test_episode_statistics_are_those_of_the_wrapper(script, in_tmp):
     """charts/episodic_return and _length against Gymnasium's RecordEpisodeStatistics, in every iteration."""
     args = probe_args(script, "Numbered", num_envs=3, num_steps=20, total_timesteps=60 * 6, eval_episodes=1)
