@@ -1,6 +1,6 @@
 """Trains a script on an environment with several seeds and keeps one row per run in benchmarks/results/.
 
-    python benchmarks/learning.py ppo_discrete LunarLander-v3 300000 --seeds 1-10
+    python benchmarks/learning.py ppo_discrete LunarLander-v3 250000 --seeds 1-10
     python benchmarks/learning.py ppo_continuous BipedalWalker-v3 1000000 --seeds 1-5 --flags "--hidden-size 128"
     python benchmarks/learning.py ppo_minimal_cartpole CartPole-v1 49152 --seeds 1-20
     python benchmarks/learning.py --all      # every row of the README

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FAST_FIRST = ["gae", "loss", "agent", "training", "minimal", "learning", "checkpoint", "cli"]
+FAST_FIRST = ["gae", "loss", "agent", "training", "processes", "minimal", "checkpoint", "cli", "learning"]
 TIMEOUT = 240  # seconds, for mutants that never end
 
 SWAPS = {
@@ -81,7 +81,8 @@ def mutations(node):
     if isinstance(node, ast.Name) and node.id in NAMES and isinstance(node.ctx, ast.Load):
         yield f"{node.id} -> {NAMES[node.id]}", lambda n: setattr(n, "id", NAMES[n.id])
     if isinstance(node, ast.Call):
-        if len(node.args) >= 2 and not any(isinstance(a, ast.Starred) for a in node.args):
+        commutative = ast.unparse(node.func) in ("torch.min", "torch.max")
+        if len(node.args) >= 2 and not commutative and not any(isinstance(a, ast.Starred) for a in node.args):
             yield "swap the first two arguments", lambda n: n.args.__setitem__(slice(0, 2), n.args[1::-1])
         for i, keyword in enumerate(node.keywords):
             yield f"drop {keyword.arg}=", lambda n, i=i: n.keywords.pop(i)

@@ -1,5 +1,6 @@
 """Runs that survive: checkpoints, resuming, evaluation, videos."""
 
+import itertools
 import os
 import pickle
 import re
@@ -135,6 +136,22 @@ def test_resume_takes_new_flags(script, trained, monkeypatch):
     monkeypatch.setattr("sys.argv", [script.__file__, *flags])
     script.main()
     assert rates == [0.0123] * (args.update_epochs * args.num_minibatches)
+
+
+def test_a_resumed_run_first_plays_without_learning(script, trained, monkeypatch):
+    """A thousand steps, or a little more in whole rollouts, before the first of two more iterations."""
+    args, path = trained
+    happened = []
+    act, loss = script.Agent.act, script.ppo_loss
+    monkeypatch.setattr(script.Agent, "act", lambda *a: (happened.append("act"), act(*a))[1])
+    monkeypatch.setattr(script, "ppo_loss", lambda *a: (happened.append("update"), loss(*a))[1])
+    monkeypatch.setattr(script, "evaluate", lambda *a: np.zeros(1))
+    monkeypatch.setattr("sys.argv", [script.__file__, "--resume", str(path), "--total-timesteps", "256"])
+    script.main()
+    runs = [(what, len(list(group))) for what, group in itertools.groupby(happened)]
+    update = ("update", args.update_epochs * args.num_minibatches + 1)
+    assert runs == [("act", 1008 + 16), update, ("act", 16), update]
+    assert torch.load(path, weights_only=True)["global_step"] == 256
 
 
 def test_a_finished_run_says_how_to_extend_it(script, trained, monkeypatch):
