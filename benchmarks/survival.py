@@ -73,10 +73,11 @@ def run(seed, steps, kills):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10, choices=T_975)
+    parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=250_000)
     args = parser.parse_args()
-    seeds = range(1, args.seeds + 1)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
     with ThreadPoolExecutor(2) as pool:
         for kills in (args.kills, 0):
             results = list(pool.map(lambda seed, kills=kills: run(seed, args.steps, kills), seeds))
