@@ -27,8 +27,13 @@ def torchrun(arguments, cwd, num_processes=2):
 
 def train_in_two_processes(script, args, monkeypatch):
     """What each of two processes sees: [batches, losses, gradients, agent], of this one and of one forked from it."""
-    seen = {"batches": [], "losses": [], "gradients": []}
+    seen = {"noise": [], "batches": [], "losses": [], "gradients": []}
+    draw_noise = script.Agent.noise
     log_prob_and_entropy, ppo_loss, step = script.Agent.log_prob_and_entropy, script.ppo_loss, torch.optim.Adam.step
+
+    def spied_noise(*args):
+        seen["noise"].append(draw_noise(*args))
+        return seen["noise"][-1]
 
     def spied_log_prob(agent, x, actions):
         seen["batches"].append([x, actions])
@@ -42,6 +47,7 @@ def train_in_two_processes(script, args, monkeypatch):
         seen["gradients"].append(optimizer.param_groups[0]["params"][0].grad.clone())
         return step(optimizer, *args)
 
+    monkeypatch.setattr(script.Agent, "noise", spied_noise)
     monkeypatch.setattr(script.Agent, "log_prob_and_entropy", spied_log_prob)
     monkeypatch.setattr(script, "ppo_loss", spied_loss)
     monkeypatch.setattr(torch.optim.Adam, "step", spied_step)
@@ -84,6 +90,7 @@ def test_two_processes_train_one_agent(script, in_tmp, monkeypatch, capsys):
     assert all(map(torch.equal, first["gradients"], second["gradients"]))
     for mine, other in zip(first["losses"], second["losses"], strict=True):
         assert len(mine[3]) != len(other[3]) or not torch.equal(mine[3], other[3])
+    assert not torch.equal(first["noise"][0], second["noise"][0])
     # An epoch's advantages are normalized over the transitions of both.
     epoch = torch.cat([call[3] for process in (first, second) for call in process["losses"][:2]])
     assert epoch.mean().item() == pytest.approx(0, abs=1e-5)
