@@ -87,7 +87,7 @@ class Args:
     ent_coef: float = 0.0  # weight of the entropy bonus
     vf_coef: float = 0.5  # weight of the value loss
     max_grad_norm: float = 0.5  # largest norm of a gradient step, longer ones are scaled to it
-    target_kl: float | None = None  # end the iteration's update at the first minibatch with a larger KL
+    target_kl: float | None = 0.03  # end the iteration's update at the first minibatch with a larger KL
     adaptive_kl: float | None = None  # KL that a penalty on top of the clipped objective is adapted to
 
 
@@ -215,13 +215,17 @@ def train(args: Args) -> Agent:
     torch.set_num_threads(1)  # matrices this small are multiplied before a second thread is awake
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is not for the worker processes of async
-    envs = make_envs(args, num_envs, args.vectorization_mode)
-    signals = catch_signals()
+    wrappers = {} if args.vectorization_mode == "vector_entry_point" else {"wrappers": [ReplayableEpisode]}
+    envs = make_envs(args, num_envs, args.vectorization_mode, **wrappers)
+    signals = []  # the first Ctrl-C or SIGTERM is put here, to end the run after its iteration; a second one kills
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
     agent = Agent(envs, args).to(device)
     # All parameters become parts of one vector, and their gradients of another: clipping, Adam and averaging over
     # processes are then one operation each instead of one per layer, which makes an update a tenth faster.
     parameters = nn.Parameter(nn.utils.parameters_to_vector(agent.parameters()).detach())
-    parameters.grad = torch.zeros_like(parameters)
+    gradient_and_kl = torch.zeros(len(parameters) + 1, device=device)  # one message between processes
+    parameters.grad = gradient_and_kl[:-1]
     nn.utils.vector_to_parameters(parameters.data, agent.parameters())
     sizes = [parameter.numel() for parameter in agent.parameters()]
     for parameter, gradient in zip(agent.parameters(), parameters.grad.split(sizes), strict=True):
@@ -230,15 +234,13 @@ def train(args: Args) -> Agent:
     return_rms = RunningMeanStd().to(device)
     stateful = {"agent": agent, "optimizer": optimizer, "return_rms": return_rms}
     global_step, beta = 0, 1.0  # beta is the weight of the adaptive KL penalty
-    rollouts = 1  # before the next update
+    recent_episodes = deque(maxlen=100)  # pairs of return and length, the rewards as the environment gave them
     if args.resume:
-        # Its environments begin anew and all at once. So at first they play without learning, until they are as far
-        # apart in their episodes as they were: otherwise a run often killed would learn from beginnings only.
-        rollouts += math.ceil(1000 / args.num_steps)
         checkpoint = load_checkpoint(args.resume, args, stateful)
         global_step, beta = checkpoint["global_step"], checkpoint["beta"]
         if global_step + batch_size > args.total_timesteps:
             fail(f"{args.resume} has been trained for {global_step} steps; to go on, raise --total-timesteps")
+        recent_episodes.extend(checkpoint["recent_episodes"])
         torch.set_rng_state(checkpoint["rng_state"])
     if rank == 0:
         run_dir, writer = open_run(args, global_step)
@@ -256,12 +258,16 @@ def train(args: Args) -> Agent:
     actions = np.zeros((args.num_steps, num_envs, len(agent.log_std)), np.float32)
     rewards = np.zeros((args.num_steps, num_envs), np.float32)
 
-    # Process 0 has the first environments; a resumed run has new episodes.
-    obs[-1], _ = envs.reset(seed=args.seed + global_step + rank * num_envs)
-    recent_returns, recent_lengths = deque(maxlen=100), deque(maxlen=100)
+    envs.reset(seed=args.seed + global_step + rank * num_envs)  # process 0 has the first environments
+    obs[-1], _ = envs.reset()  # the first reset only seeds, so that every episode can be played again
+    if args.resume and rank == 0 and len(checkpoint["episodes"]) == num_envs:
+        # In one step, the environments get to where they were, and the run goes on as if it had never been ended.
+        envs.unwrapped.set_attr("replay", [(start, past.numpy()) for start, past in checkpoint["episodes"]])
+        obs[-1], _, terminated[-1], truncated[-1], _ = envs.step(agent.to_env(actions[0]))
+        discounted_returns[-1], episode_returns[-1], episode_lengths[-1] = checkpoint["episode_sums"].numpy()
     start_step, start_time = global_step, time.perf_counter()
-    off = None if rank == 0 else True  # None: only where standard output is no terminal
-    progress = tqdm(total=args.total_timesteps, initial=global_step, disable=off, file=sys.stdout)
+    no_bar = None if rank == 0 else True  # None: only where standard output is no terminal
+    progress = tqdm(total=args.total_timesteps, initial=global_step, disable=no_bar, file=sys.stdout)
     for iteration in range(global_step // batch_size + 1, num_iterations + 1):
         if args.capture_video and rank == 0 and (iteration - 1) % math.ceil(num_iterations / 10) == 0:
             evaluate(agent, args, num_episodes=1, video=run_dir / "videos" / f"step-{global_step}")
@@ -269,21 +275,18 @@ def train(args: Args) -> Agent:
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
 
         # Rollout: only the actor runs. Values and log-probabilities follow in one pass, with the same weights.
-        for _ in range(rollouts):
-            for buffer in (obs, terminated, truncated, discounted_returns, episode_returns, episode_lengths):
-                buffer[0] = buffer[-1]
-            with torch.inference_mode():
-                for t, noise in enumerate(agent.noise(args.num_steps, num_envs)):
-                    actions[t] = agent.act(to_tensor(obs[t]), noise)
-                    obs[t + 1], rewards[t], terminated[t + 1], truncated[t + 1], _ = envs.step(agent.to_env(actions[t]))
-            done = terminated | truncated
-            for t in range(args.num_steps):
-                discounted_returns[t + 1] = rewards[t] + args.gamma * ~done[t] * discounted_returns[t]
-                episode_returns[t + 1] = rewards[t] + ~done[t] * episode_returns[t]
-                episode_lengths[t + 1] = ~done[t] * (episode_lengths[t] + 1)
-            recent_returns.extend(episode_returns[1:][done[1:]])
-            recent_lengths.extend(episode_lengths[1:][done[1:]])
-        rollouts = 1
+        for buffer in (obs, terminated, truncated, discounted_returns, episode_returns, episode_lengths):
+            buffer[0] = buffer[-1]
+        with torch.inference_mode():
+            for t, noise in enumerate(agent.noise(args.num_steps, num_envs)):
+                actions[t] = agent.act(to_tensor(obs[t]), noise)
+                obs[t + 1], rewards[t], terminated[t + 1], truncated[t + 1], _ = envs.step(agent.to_env(actions[t]))
+        done = terminated | truncated
+        for t in range(args.num_steps):
+            discounted_returns[t + 1] = rewards[t] + args.gamma * ~done[t] * discounted_returns[t]
+            episode_returns[t + 1] = rewards[t] + ~done[t] * episode_returns[t]
+            episode_lengths[t + 1] = ~done[t] * (episode_lengths[t] + 1)
+        recent_episodes.extend(np.stack([episode_returns, episode_lengths], -1)[1:][done[1:]].tolist())
         valid = to_tensor(~done[:-1])  # the step after an episode's last observation only resets the environment
         global_step += batch_size
 
@@ -322,10 +325,11 @@ def train(args: Args) -> Agent:
             )
             parameters.grad.zero_()
             loss.backward()
+            gradient_and_kl[-1] = approx_kl.detach()
             if world_size > 1:
-                total(parameters.grad.mul_(share))
+                total(gradient_and_kl.mul_(share))
             grad_norms.append(nn.utils.clip_grad_norm_(parameters, args.max_grad_norm))
-            if args.target_kl is not None and total(share * approx_kl.detach()) > args.target_kl:
+            if args.target_kl is not None and gradient_and_kl[-1] > args.target_kl:
                 break
             optimizer.step()
 
@@ -349,9 +353,9 @@ def train(args: Args) -> Agent:
                 fail(f"a non-finite {name} came up in the {batch_size} steps before step {global_step}")
         stop = total(to_tensor(len(signals)))  # a signal may reach the processes in different iterations
         if rank == 0:
-            recent = f"{np.mean(recent_returns):.1f}" if recent_returns else "of no episode yet"
+            mean_return, mean_length = np.mean(recent_episodes, 0) if recent_episodes else (math.nan, math.nan)
             sps = (global_step - start_step) / (time.perf_counter() - start_time)
-            summary = f"return {recent}, {sps:.0f} steps/s"
+            summary = f"return {mean_return:.1f} of {len(recent_episodes)} episodes, {sps:.0f} steps/s"
             progress.set_postfix_str(summary, refresh=False)
             progress.update(batch_size)
             if progress.disable and iteration * 20 // num_iterations > (iteration - 1) * 20 // num_iterations:
@@ -369,9 +373,8 @@ def train(args: Args) -> Agent:
                 "losses/grad_norm": torch.stack(grad_norms).mean(),
                 "losses/beta": beta,
             }
-            if recent_returns:  # of the last 100 training episodes, rewards as the environment gave them
-                scalars["charts/episodic_return"] = np.mean(recent_returns)
-                scalars["charts/episodic_length"] = np.mean(recent_lengths)
+            if recent_episodes:
+                scalars |= {"charts/episodic_return": mean_return, "charts/episodic_length": mean_length}
             for tag, value in scalars.items():
                 writer.add_scalar(tag, value, global_step)
             if iteration % args.checkpoint_interval == 0 or iteration == num_iterations or stop:
@@ -380,9 +383,18 @@ def train(args: Args) -> Agent:
                 writer.add_histogram("distributions/ratio", ratio, global_step)
                 writer.flush()  # so that the curves of a run that is killed and resumed have no gap
                 if args.save_model:
-                    checkpoint = {name: thing.state_dict() for name, thing in stateful.items()}
-                    checkpoint |= {"global_step": global_step, "beta": beta, "rng_state": torch.get_rng_state()}
-                    save_checkpoint(run_dir / "checkpoint.pt", checkpoint | {"args": asdict(args)})
+                    sums = np.stack([discounted_returns[-1], episode_returns[-1], episode_lengths[-1]])
+                    episodes = envs.unwrapped.call("episode") if wrappers else []
+                    checkpoint = {name: thing.state_dict() for name, thing in stateful.items()} | {
+                        "args": asdict(args),
+                        "global_step": global_step,
+                        "beta": beta,
+                        "rng_state": torch.get_rng_state(),
+                        "episodes": [(start, torch.as_tensor(past)) for start, past in episodes],
+                        "episode_sums": torch.as_tensor(sums),
+                        "recent_episodes": list(recent_episodes),
+                    }
+                    save_checkpoint(run_dir / "checkpoint.pt", checkpoint)
         if stop:
             break
 
@@ -455,6 +467,7 @@ def evaluate(agent: Agent, args: Args, num_episodes: int, video: Path | None = N
 
     The seed of an episode follows from `args.seed` and its number; training uses other seeds.
     """
+    torch.set_num_threads(1)  # as in training: with another number, rounding and so the returns may differ
     if args.render:
         envs = make_envs(args, 1, "sync", render_mode="human")
     elif video:
@@ -504,6 +517,34 @@ def make_envs(args: Args, num_envs: int, vectorization_mode: str, **kwargs) -> g
     if not isinstance(envs.single_observation_space, gym.spaces.Box):
         fail(f"{args.env_id} observes {space}, which Gymnasium cannot flatten to a vector of fixed length")
     return envs
+
+
+class ReplayableEpisode(gym.Wrapper):
+    """Can play its episode again from the random state at its beginning and the actions since: in general, the inner
+    state of an environment cannot be saved. With `replay` set to these two, the next step plays them all.
+    """
+
+    replay = None
+
+    def reset(self, **kwargs):
+        self.random_state, self.actions = self.np_random.bit_generator.state, []
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        if self.replay is None:
+            self.actions.append(action)
+            return super().step(action)
+        (self.np_random.bit_generator.state, actions), self.replay = self.replay, None
+        obs, info = self.reset()
+        reward, terminated, truncated = 0.0, False, False
+        for action in actions:
+            obs, reward, terminated, truncated, info = self.step(action)
+            if terminated or truncated:  # too early only if the environment has randomness of its own
+                break
+        return obs, reward, terminated, truncated, info
+
+    def episode(self) -> tuple[dict, np.ndarray]:
+        return self.random_state, np.array(self.actions)
 
 
 def open_run(args: Args, global_step: int) -> tuple[Path, SummaryWriter]:
@@ -556,19 +597,6 @@ def load_checkpoint(path: str, args: Args | None = None, stateful: dict | None =
         except (KeyError, RuntimeError, ValueError):
             fail(f"the {name} in {path} is not what this script and these flags make")
     return checkpoint
-
-
-def catch_signals() -> list[int]:
-    """A list to which the first Ctrl-C or SIGTERM is appended instead of ending the process; a second one ends it."""
-    signals = []
-
-    def handle(number, _):
-        signals.append(number)
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-    return signals
 
 
 def check_args(args: Args):

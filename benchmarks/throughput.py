@@ -27,7 +27,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CLEANRL_DISCRETE = "--num-envs 4 --num-steps 128 --num-minibatches 4 --update-epochs 4 --hidden-size 64"
-CLEANRL_CONTINUOUS = "--num-envs 1 --num-steps 2048 --num-minibatches 32 --update-epochs 10 --hidden-size 64"
+CLEANRL_CONTINUOUS = (
+    "--num-envs 1 --num-steps 2048 --num-minibatches 32 --update-epochs 10 --hidden-size 64 --target-kl None"
+)
 LANDER, LANDER_CONTINUOUS, WALKER = "LunarLander-v3", "LunarLanderContinuous-v3", "BipedalWalker-v3"
 
 

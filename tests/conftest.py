@@ -64,6 +64,7 @@ def probe_args(script, probe, seed=1, **kwargs):
         "num_minibatches": 4,
         "gamma": 0.99,
         "gae_lambda": 0.95,
+        "target_kl": None,
         "eval_episodes": 10,
     }
     return script.Args(**(defaults | kwargs))

