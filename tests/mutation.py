@@ -2,6 +2,7 @@
 
     python tests/mutation.py ppo_discrete            # all mutants, two at a time
     python tests/mutation.py ppo_discrete 120 180    # only those of lines 120 to 180
+    python tests/mutation.py ppo_continuous other    # only those of lines that ppo_discrete.py does not have
 
 A mutant is killed when a test fails on it, or does not end. Text, messages, logging and progress are left alone, and so
 are the flags' defaults. Only tests that run in this process are used; those marked `process` take seconds each.
@@ -43,20 +44,10 @@ def is_silent(node):
     if isinstance(node, ast.If | ast.For) and not getattr(node, "orelse", None):
         return all(map(is_silent, node.body))
     call = getattr(node, "value", None)
-    return ast.unparse(node).startswith(
-        (
-            "progress",
-            "scalars",
-            "summary = ",
-            "recent = ",
-            "sps = ",
-            "off = ",
-            "hint = ",
-            "writer.",
-            "start_",
-            "threading.",
-        )
-    ) or (isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] in SILENT)
+    text_only = "progress scalars summary= mean_return sps= no_bar= hint= writer. start_ threading.".split()
+    return ast.unparse(node).replace(" =", "=").startswith(tuple(text_only)) or (
+        isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] in SILENT
+    )
 
 
 def mutations(node):
@@ -106,8 +97,8 @@ def mutations(node):
         )
 
 
-def mutants(script, first=0, last=10**9):
-    """(line, description, source text) of each mutant."""
+def mutants(script, lines):
+    """(line, description, source text) of each mutant of these lines."""
     tree = ast.parse((ROOT / f"{script}.py").read_text())
     skipped = set()
     for node in ast.walk(tree):
@@ -128,7 +119,7 @@ def mutants(script, first=0, last=10**9):
     skipped |= {id(n) for annotation in annotations for n in ast.walk(annotation)}
     for index, node in enumerate(ast.walk(tree)):
         line = getattr(node, "lineno", 0)
-        if id(node) in skipped or not first <= line <= last:
+        if id(node) in skipped or line not in lines:
             continue
         for description, change in mutations(node):
             mutant = copy.deepcopy(tree)
@@ -155,22 +146,13 @@ def survives(job):
                 os.dup2(null.fileno(), 1)
                 os.dup2(null.fileno(), 2)
             os.chdir(folder)
+            multiprocessing.current_process()._config["daemon"] = False  # or async environments could not start
             os.environ["PPO_SCRIPTS"] = folder
             import pytest
 
             files = [str(ROOT / "tests" / f"test_{name}.py") for name in FAST_FIRST]
             other = {"ppo_discrete": "ppo_continuous", "ppo_continuous": "ppo_discrete"}.get(script, "main")
-            options = [
-                "-n0",
-                "-x",
-                "-q",
-                "-p",
-                "no:cacheprovider",
-                "-c",
-                str(ROOT / "pyproject.toml"),
-                "--rootdir",
-                str(ROOT),
-            ]
+            options = f"-n0 -x -q -p no:cacheprovider -c {ROOT}/pyproject.toml --rootdir {ROOT}".split()
             keep = "minimal" if script == "ppo_minimal_cartpole" else f"not {other} and not minimal"
             os._exit(int(pytest.main([*options, "-m", "not process", "-k", keep, *files])))
         _, status = os.waitpid(pid, 0)
@@ -178,16 +160,25 @@ def survives(job):
 
 
 def main():
-    script, *lines = sys.argv[1:]
+    script, *where = sys.argv[1:]
+    text = (ROOT / f"{script}.py").read_text()
+    lines = range(len(text.splitlines()) + 1)
+    if where == ["other"]:
+        have = set((ROOT / "ppo_discrete.py").read_text().splitlines())
+        lines = [number for number, line in enumerate(text.splitlines(), 1) if line not in have]
+    elif where:
+        lines = range(int(where[0]), int(where[1]) + 1)
     import gymnasium  # noqa: F401
     import pytest  # noqa: F401
     import torch.utils.tensorboard
     import tyro  # noqa: F401
 
     torch.set_num_threads(1)
-    jobs = [(script, *mutant) for mutant in mutants(script, *map(int, lines))]
+    jobs = [(script, *mutant) for mutant in mutants(script, lines)]
     survivors = []
     with multiprocessing.get_context("fork").Pool(2) as pool:
+        if not pool.apply(survives, [(script, 0, "unchanged", text)])[2]:
+            sys.exit(f"the tests fail on {script} as it is")
         for done, (line, description, alive) in enumerate(pool.imap_unordered(survives, jobs), 1):
             if alive:
                 survivors.append((line, description))

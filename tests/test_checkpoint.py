@@ -238,6 +238,54 @@ def test_a_finished_run_says_how_to_extend_it(script, trained, monkeypatch):
     assert "raise --total-timesteps" in refused(script, monkeypatch, "--resume", trained[1])
 
 
+def train_with_signals(script, number, times, monkeypatch):
+    """Trains for ten iterations of 32 steps; in the third, the signal comes so many times."""
+    calls = []
+    compute_gae = script.compute_gae
+
+    def interrupted(*args):
+        calls.append(args)
+        for _ in range(times if len(calls) == 3 else 0):
+            os.kill(os.getpid(), number)
+        return compute_gae(*args)
+
+    monkeypatch.setattr(script, "compute_gae", interrupted)
+    script.train(probe_args(script, "Walk", num_envs=2, num_steps=16, total_timesteps=320, update_epochs=1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_its_iteration(script, number, in_tmp, monkeypatch, capsys):
+    handlers = [(which, signal.getsignal(which)) for which in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            train_with_signals(script, number, 1, monkeypatch)
+        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        for which, handler in handlers:
+            signal.signal(which, handler)
+    assert exit_.value.code == 128 + number
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    assert torch.load(path, weights_only=True)["global_step"] == 96
+    assert (
+        f"stopped at step 96; to go on: python {sys.argv[0]} --resume {path.relative_to(in_tmp)}"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_kills(script, number, in_tmp, monkeypatch):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            train_with_signals(script, number, 2, monkeypatch)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == number
+    assert not list(in_tmp.glob("runs/*/checkpoint.pt"))
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("mode", ["sync", "async"])
