@@ -40,8 +40,10 @@ CAMPAIGNS = (  # script, environment, steps, seeds, flags
     ("ppo_discrete", "CartPole-v1", 50_000, 10, ""),
     ("ppo_discrete", "Acrobot-v1", 150_000, 10, ""),
     ("ppo_discrete", "FrozenLake-v1", 200_000, 10, ""),
+    ("ppo_discrete", "MountainCar-v0", 500_000, 10, "--ent-coef 0.02"),
     ("ppo_continuous", "LunarLanderContinuous-v3", 500_000, 10, ""),
     ("ppo_continuous", "Pendulum-v1", 100_000, 10, ""),
+    ("ppo_continuous", "MountainCarContinuous-v0", 100_000, 10, "--init-log-std 0.7"),
     ("ppo_continuous", "BipedalWalker-v3", 1_000_000, 10, ""),
     ("ppo_continuous", "BipedalWalker-v3", 2_000_000, 10, ""),
 )

@@ -4,6 +4,7 @@
     python benchmarks/throughput.py processes              # one process against two
     python benchmarks/throughput.py sweep                  # 1 to 64 environments, 64 and 256 units
     python benchmarks/throughput.py profile                # where the time goes
+    python benchmarks/throughput.py solve --repeats 3      # seconds until LunarLander-v3 is solved, against SB3
     python benchmarks/throughput.py startup                # seconds to the first update, megabytes of memory
 
 Each measurement is a process of its own with one thread; what is compared is measured in turn, as often as `--repeats`
@@ -80,6 +81,33 @@ def stable_baselines3(env_id, flags, steps):
     start = time.perf_counter()
     model.learn(steps)
     return model.num_timesteps / (time.perf_counter() - start)
+
+
+def zoo_solves(env_id, seed, steps):
+    """Time and step at which the last 100 episodes first average 200: SB3 with RL Zoo's settings for LunarLander.
+
+    https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/hyperparams/ppo.yml
+    """
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+
+    torch.set_num_threads(1)
+    model = PPO(
+        "MlpPolicy", make_vec_env(env_id, 16, seed=int(seed)), n_steps=1024, batch_size=64, n_epochs=4, gamma=0.999,
+        gae_lambda=0.98, ent_coef=0.01, device="cpu", seed=int(seed),
+    )  # fmt: skip
+    solved = [None, None]
+
+    def callback(local_variables, global_variables):
+        last = [episode["r"] for episode in model.ep_info_buffer]
+        if len(last) < 100 or statistics.mean(last) < 200:
+            return True
+        solved[:] = time.time(), model.num_timesteps
+        return False
+
+    model.learn(steps, callback=callback)
+    return solved
 
 
 def profile(env_id, flags, steps):
@@ -237,6 +265,25 @@ def profiles(repeats):
     return kept
 
 
+def solve(repeats):
+    """Seconds from the start of the command until the last 100 training episodes first average 200, seed by seed."""
+    import learning
+
+    kept = {"ours": [], "Stable-Baselines3": []}
+    print("| seed | ours | Stable-Baselines3 with RL Zoo's settings |\n|---|---|---|")
+    for seed in range(1, repeats + 1):
+        row = learning.run("ppo_discrete", LANDER, 250_000, seed, "")
+        solved = bool(row["solved_step"])
+        kept["ours"].append((float(row["solved_seconds"]), int(row["solved_step"])) if solved else (None, None))
+        start = time.time()
+        solved_at, step = worker(zoo_solves, LANDER, seed, 1_000_000)
+        kept["Stable-Baselines3"].append((solved_at and solved_at - start, step))
+        last = [seconds_and_steps[-1] for seconds_and_steps in kept.values()]
+        cells = [f"{s:.0f} s, {n / 1000:.0f} k steps" if n else "not in 1 M steps" for s, n in last]
+        print(f"| {seed} |", " | ".join(cells), "|", flush=True)
+    return kept
+
+
 def startup(repeats):
     """From the start of the command to the first TensorBoard entry, which follows the first update; peak memory."""
     kept = {}
@@ -267,7 +314,14 @@ def startup(repeats):
     return kept
 
 
-SUITES = {"peers": peers, "processes": processes, "sweep": sweep, "profile": profiles, "startup": startup}
+SUITES = {
+    "peers": peers,
+    "processes": processes,
+    "sweep": sweep,
+    "profile": profiles,
+    "solve": solve,
+    "startup": startup,
+}
 
 
 def main():

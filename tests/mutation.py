@@ -5,7 +5,8 @@
     python tests/mutation.py ppo_continuous other    # only those of lines that ppo_discrete.py does not have
 
 A mutant is killed when a test fails on it, or does not end. Text, messages, logging and progress are left alone, and so
-are the flags' defaults. Only tests that run in this process are used; those marked `process` take seconds each.
+are the flags' defaults, and -1 as an argument, which is the last of two dimensions as 1 would be. Only tests that run
+in this process are used; those marked `process` take seconds each.
 """
 
 import ast
@@ -50,7 +51,7 @@ def is_silent(node):
     )
 
 
-def mutations(node):
+def mutations(node, last_dimensions=()):
     """(description, function that changes the node in place) for each mutation of one node."""
     for field in ("op", "ops"):
         op = getattr(node, field, None)
@@ -59,7 +60,7 @@ def mutations(node):
             new = SWAPS[type(op)]()
             value = [new] if field == "ops" else new
             yield f"{type(op).__name__} -> {type(new).__name__}", lambda n, f=field, v=value: setattr(n, f, v)
-    if isinstance(node, ast.UnaryOp):
+    if isinstance(node, ast.UnaryOp) and node not in last_dimensions:
         yield f"drop {type(node.op).__name__}", lambda n: n.__class__ is ast.UnaryOp and setattr(n, "op", ast.UAdd())
     if isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield f"{node.value} -> {not node.value}", lambda n: setattr(n, "value", not n.value)
@@ -114,6 +115,8 @@ def mutants(script, lines):
         )
         if inside:
             skipped |= {id(n) for n in ast.walk(node)}
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    last_dimensions = [a for call in calls for a in call.args if ast.unparse(a) == "-1"]
     annotations = [n.annotation for n in ast.walk(tree) if isinstance(n, ast.arg | ast.AnnAssign) and n.annotation]
     annotations += [n.returns for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.returns]
     skipped |= {id(n) for annotation in annotations for n in ast.walk(annotation)}
@@ -121,7 +124,7 @@ def mutants(script, lines):
         line = getattr(node, "lineno", 0)
         if id(node) in skipped or line not in lines:
             continue
-        for description, change in mutations(node):
+        for description, change in mutations(node, last_dimensions):
             mutant = copy.deepcopy(tree)
             change(next(n for i, n in enumerate(ast.walk(mutant)) if i == index))
             with contextlib.suppress(Exception):
@@ -152,7 +155,9 @@ def survives(job):
 
             files = [str(ROOT / "tests" / f"test_{name}.py") for name in FAST_FIRST]
             other = {"ppo_discrete": "ppo_continuous", "ppo_continuous": "ppo_discrete"}.get(script, "main")
-            options = f"-n0 -x -q -p no:cacheprovider -c {ROOT}/pyproject.toml --rootdir {ROOT}".split()
+            # Tests that killed this worker's last mutants go first: neighbours tend to be killed by the same ones.
+            cache = Path(tempfile.gettempdir(), f"mutation-{os.getppid()}")
+            options = f"-n0 -x -q --ff -o cache_dir={cache} -c {ROOT}/pyproject.toml --rootdir {ROOT}".split()
             keep = "minimal" if script == "ppo_minimal_cartpole" else f"not {other} and not minimal"
             if script == "ppo_discrete":
                 keep += " and not action_box"  # trains the other script

@@ -382,6 +382,23 @@ def test_a_window_opens(tmp_path, monkeypatch):
     assert result.returncode == 0 and "1 episodes" in result.stdout
 
 
+def test_a_greedy_episode_is_recorded_at_every_tenth_of_training(script, in_tmp, monkeypatch):
+    calls = []
+
+    def evaluate(agent, args, num_episodes, video=None):
+        calls.append((num_episodes, video and f"{video.parent.name}/{video.name}"))
+        return np.ones(num_episodes)
+
+    monkeypatch.setattr(script, "evaluate", evaluate)
+    flags = {"num_envs": 2, "num_steps": 8, "total_timesteps": 30 * 16, "update_epochs": 1, "eval_episodes": 7}
+    script.train(probe_args(script, "Probe", capture_video=True, **flags))
+    steps = range(0, 30 * 16 + 1, 48)  # before each third of 30 iterations, and at the end
+    assert calls == [(1, f"videos/step-{step}") for step in steps] + [(7, None)]
+    calls.clear()
+    script.train(probe_args(script, "Probe", **flags))
+    assert calls == [(7, None)]
+
+
 def test_videos_of_what_cannot_be_rendered(script, in_tmp):
     with pytest.raises(SystemExit, match="error: cannot make --env-id probes:Probe-v0"):
         script.train(probe_args(script, "Probe", capture_video=True))
