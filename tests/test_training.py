@@ -133,6 +133,36 @@ def test_adaptive_kl_penalty(script, in_tmp, monkeypatch, target, betas):
     assert seen[::3] == seen[1::3] == seen[2::3] == betas
 
 
+def test_the_penalty_changes_where_the_kl_is_off_by_more_than_half(script, in_tmp, monkeypatch):
+    """PPO paper, section 4: its weight halves below 2/3 of the target, doubles above 3/2, and stays in between."""
+    ppo_loss, betas, kls = script.ppo_loss, [], iter([0.6, 0.7, 1.4, 1.6, 1.0])
+
+    def loss_with_given_kl(*args):
+        betas.append(args[-2])
+        loss, policy_loss, value_loss, approx_kl = ppo_loss(*args)
+        is_logged = len(betas) % 2 == 0  # the second loss of an iteration is that of the whole batch
+        return loss, policy_loss, value_loss, torch.full_like(approx_kl, next(kls)) if is_logged else approx_kl
+
+    monkeypatch.setattr(script, "ppo_loss", loss_with_given_kl)
+    args = script.Args(
+        env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=5 * 32, adaptive_kl=1.0, target_kl=None,
+        num_minibatches=1, update_epochs=1, eval_episodes=1,
+    )  # fmt: skip
+    script.train(args)
+    assert betas[::2] == [1.0, 0.5, 0.5, 0.5, 1.0]
+
+
+def test_training_uses_one_thread_and_closes_its_environments(script, in_tmp, monkeypatch):
+    threads, opened, closed = set(), [], []
+    torch.set_num_threads(2)
+    spy(monkeypatch, script.Agent, "act", before=lambda *_: threads.add(torch.get_num_threads()))
+    spy(monkeypatch, script, "make_envs", after=lambda envs, *_, **__: opened.append(envs))
+    spy(monkeypatch, gym.vector.SyncVectorEnv, "close", before=lambda envs, **_: closed.append(envs))
+    monkeypatch.setattr(script, "evaluate", lambda *_, **__: np.zeros(1))
+    script.train(probe_args(script, "Probe", total_timesteps=256, update_epochs=1))
+    assert threads == {1} and closed == opened != []
+
+
 def test_advantages_are_normalized_over_the_batch(script, in_tmp, monkeypatch):
     seen = []
     spy(monkeypatch, script, "ppo_loss", before=lambda *args: seen.append(args[3]))
@@ -216,6 +246,7 @@ def test_logged_losses_are_those_of_the_whole_batch_after_the_update(script, in_
     )
     script.train(args)
     log_probs, old_log_probs, entropy, advantages, values, old_values, returns = calls[-1]
+    assert log_probs.shape == values.shape == old_values.shape == returns.shape
     assert len(log_probs) == sum(len(call[0]) for call in calls[: args.num_minibatches])
     ratio = (log_probs - old_log_probs).exp()
     clipped = ratio.clamp(0.8, 1.2)
