@@ -234,6 +234,14 @@ def test_an_episode_without_steps_is_repeated(script):
     assert not np.array_equal(env.reset()[0], first)
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_replaces_the_last_one(script, in_tmp, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(os, "fsync", lambda number: sizes.append(os.fstat(number).st_size))
+    monkeypatch.setattr(os, "replace", lambda new_path, path: sizes.append(new_path.stat().st_size))
+    script.save_checkpoint(in_tmp / "checkpoint.pt", {"beta": 1.0})  # less than what Python buffers
+    assert sizes[0] == sizes[1] > 100 and not list(in_tmp.iterdir())
+
+
 def test_a_finished_run_says_how_to_extend_it(script, trained, monkeypatch):
     assert "raise --total-timesteps" in refused(script, monkeypatch, "--resume", trained[1])
 

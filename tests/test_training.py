@@ -158,9 +158,8 @@ def test_training_uses_one_thread_and_closes_its_environments(script, in_tmp, mo
     spy(monkeypatch, script.Agent, "act", before=lambda *_: threads.add(torch.get_num_threads()))
     spy(monkeypatch, script, "make_envs", after=lambda envs, *_, **__: opened.append(envs))
     spy(monkeypatch, gym.vector.SyncVectorEnv, "close", before=lambda envs, **_: closed.append(envs))
-    monkeypatch.setattr(script, "evaluate", lambda *_, **__: np.zeros(1))
     script.train(probe_args(script, "Probe", total_timesteps=256, update_epochs=1))
-    assert threads == {1} and closed == opened != []
+    assert threads == {1} and closed == opened and len(opened) == 2  # for training and for the evaluation
 
 
 def test_advantages_are_normalized_over_the_batch(script, in_tmp, monkeypatch):
