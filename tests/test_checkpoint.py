@@ -366,18 +366,39 @@ def test_evaluation_computes_with_one_thread_like_training(script):
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.process
-def test_videos(tmp_path):
-    result = run_script("ppo_discrete", f"--env-id CartPole-v1 {SMALL} --capture-video", tmp_path)
-    assert result.returncode == 0, result.stderr
-    videos = {p.parent.name: p for p in tmp_path.glob("runs/*/videos/*/*.mp4")}
+@pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)
+def test_videos(script, in_tmp, monkeypatch, capsys):
+    flags = f"--env-id {env_for(script)} {SMALL} --capture-video".split()
+    monkeypatch.setattr("sys.argv", [script.__file__, *flags])
+    script.main()
+    videos = {p.parent.name: p for p in in_tmp.glob("runs/*/videos/*/*.mp4")}
     assert set(videos) == {"step-0", "step-32", "step-64", "step-96"}
+    assert all(video.name == "greedy-episode-0.mp4" for video in videos.values())
     assert all(video.stat().st_size > 1000 for video in videos.values())
-    (path,) = tmp_path.glob("runs/*/checkpoint.pt")
-    result = run_script("ppo_discrete", f"--evaluate {path} --capture-video", tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert len(list(path.parent.glob("videos/evaluation/*.mp4"))) == 2
-    assert str(path.parent / "videos" / "evaluation") in result.stdout
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    monkeypatch.setattr(
+        "sys.argv", [script.__file__, "--evaluate", str(path), "--capture-video", "--eval-episodes", "3"]
+    )
+    script.main()
+    names = [video.name for video in path.parent.glob("videos/evaluation/*.mp4")]
+    assert sorted(names) == ["greedy-episode-0.mp4", "greedy-episode-1.mp4", "greedy-episode-2.mp4"]
+    assert str(path.parent.relative_to(in_tmp) / "videos" / "evaluation") in capsys.readouterr().out
+
+
+def test_render_shows_the_episodes_one_by_one(script, in_tmp, monkeypatch):
+    args = probe_args(script, "Numbered", total_timesteps=256, update_epochs=1, eval_episodes=5)
+    agent = script.train(args)
+    returns = script.evaluate(agent, args, 5)
+    calls, make_envs = [], script.make_envs
+
+    def make_envs_without_window(args, num_envs, mode, **kwargs):
+        calls.append((num_envs, mode, kwargs))
+        return make_envs(args, num_envs, mode)
+
+    monkeypatch.setattr(script, "make_envs", make_envs_without_window)
+    args.render = True
+    np.testing.assert_array_equal(script.evaluate(agent, args, 5), returns)
+    assert len(set(returns)) > 1 and calls == [(1, "sync", {"render_mode": "human"})]
 
 
 @pytest.mark.process

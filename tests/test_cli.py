@@ -145,6 +145,20 @@ def test_bad_input_is_refused_in_one_line(script, flags, message, in_tmp, monkey
     assert not (in_tmp / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"num_envs": 3}, "--num-envs must be a multiple of the number of processes, 2, but is 3"),
+        ({"num_envs": 4, "num_steps": 9, "num_minibatches": 9}, "--num-minibatches must be at most 8"),
+    ],
+)
+def test_flags_that_do_not_suit_two_processes(script, flags, message, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match=message):
+        script.check_args(script.Args(**flags))
+    script.check_args(script.Args(num_envs=4, num_steps=9, num_minibatches=8))
+
+
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
