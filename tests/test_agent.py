@@ -60,6 +60,9 @@ def test_running_mean_std(script):
     torch.testing.assert_close(rms.mean, data.mean(0), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(rms.std, data.std(0, correction=0), rtol=1e-4, atol=1.1e-4)  # 1e-4 stands for 0
     assert rms.count == 1000
+    rms.count.fill_(2**24)  # from here on a float32 could not count
+    rms.update(data[:1])
+    assert rms.count.item() == 2**24 + 1
 
 
 def test_discrete_actions_are_sampled_with_their_probabilities():

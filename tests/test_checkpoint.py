@@ -419,9 +419,9 @@ def test_a_greedy_episode_is_recorded_at_every_tenth_of_training(script, in_tmp,
         return np.ones(num_episodes)
 
     monkeypatch.setattr(script, "evaluate", evaluate)
-    flags = {"num_envs": 2, "num_steps": 8, "total_timesteps": 30 * 16, "update_epochs": 1, "eval_episodes": 7}
+    flags = {"num_envs": 2, "num_steps": 8, "total_timesteps": 101 * 16, "update_epochs": 1, "eval_episodes": 7}
     script.train(probe_args(script, "Probe", capture_video=True, **flags))
-    steps = range(0, 30 * 16 + 1, 48)  # before each third of 30 iterations, and at the end
+    steps = [*range(0, 101 * 16, 11 * 16), 101 * 16]  # before each eleventh of 101 iterations, and at the end
     assert calls == [(1, f"videos/step-{step}") for step in steps] + [(7, None)]
     calls.clear()
     script.train(probe_args(script, "Probe", **flags))

@@ -347,10 +347,12 @@ def test_the_seed_is_that_of_everything(script, in_tmp, monkeypatch):
     assert not np.array_equal(first[0][0], first[0][1])  # each environment has its own seed
 
 
-def test_evaluation_runs_each_episode_to_its_own_end(script, in_tmp):
+def test_evaluation_runs_each_episode_to_its_own_end(script, in_tmp, monkeypatch):
     """Ten episodes of `Numbered`, whose lengths are random and whose returns are their lengths."""
     args = probe_args(script, "Numbered", total_timesteps=256)
     agent = script.train(args)
+    steps = []
+    spy(monkeypatch, gym.vector.SyncVectorEnv, "step", before=lambda *_: steps.append(1))
     returns = script.evaluate(agent, args, 10)
     env = gym.make("probes:Numbered-v0")
     lengths = []
@@ -361,5 +363,12 @@ def test_evaluation_runs_each_episode_to_its_own_end(script, in_tmp):
             _, _, terminated, truncated, _ = env.step(None)
             done, length = terminated or truncated, length + 1
         lengths.append(length)
-    assert returns.tolist() == lengths and len(set(lengths)) > 2
+    assert returns.tolist() == lengths and len(set(lengths)) > 2 and len(steps) == max(lengths)
     np.testing.assert_array_equal(returns, script.evaluate(agent, args, 10))
+
+
+def test_an_evaluation_without_end_is_cut_off(script):
+    args = probe_args(script, "Probe")
+    args.env_kwargs = args.env_kwargs.replace("{", '{"length": 20000, ')
+    agent = script.Agent(script.make_envs(args, 1, "sync"), args)
+    assert script.evaluate(agent, args, 1) == [10_000]
