@@ -316,7 +316,7 @@ def test_a_signal_finishes_the_iteration_and_saves(number, mode, tmp_path):
     assert torch.load(path, weights_only=True)["global_step"] == step > 0 and step % 128 == 0
     assert f"--resume {path.relative_to(tmp_path)}" in stdout
     result = run_script("ppo_discrete", f"--resume {path} --total-timesteps {step + 128} --eval-episodes 1", tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0 and "over 1 episodes" in result.stdout, result.stderr
 
 
 @pytest.mark.process

@@ -70,7 +70,7 @@ def test_vector_entry_point(tmp_path):
     result = run_script(
         "ppo_discrete", f"--env-id CartPole-v1 {SMALL} --vectorization-mode vector_entry_point", tmp_path
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0 and "greedy return" in result.stdout, result.stderr
 
 
 @pytest.mark.process
@@ -93,7 +93,7 @@ def test_vector_entry_point(tmp_path):
 )
 def test_environments(script, flags, tmp_path):
     result = run_script(script, f"{flags} {SMALL} --eval-episodes 1", tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0 and "over 1 episodes" in result.stdout, result.stderr
 
 
 @pytest.mark.process
@@ -102,7 +102,8 @@ def test_env_kwargs_reach_the_environment(tmp_path):
     result = run_script("ppo_discrete", flags, tmp_path)
     assert result.returncode == 1 and "gravity (current value: -20) must be between -12 and 0" in result.stderr
     flags[3] = '{"enable_wind": true, "gravity": -5.0}'
-    assert run_script("ppo_discrete", flags, tmp_path).returncode == 0
+    result = run_script("ppo_discrete", flags, tmp_path)
+    assert result.returncode == 0 and "greedy return" in result.stdout, result.stderr
 
 
 BAD_INPUT = [

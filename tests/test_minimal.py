@@ -20,6 +20,16 @@ def collect(num_steps, seed=0):
     return env, net, data, next_obs
 
 
+def test_the_network_is_two_layers_of_tanh_and_two_heads():
+    net, obs = minimal.PolicyValueNet(4, 2, hidden_size=8), torch.randn(5, 4)
+    policy, values = net(obs)
+    first, second = net.body[0], net.body[2]
+    features = torch.tanh(torch.tanh(obs @ first.weight.T + first.bias) @ second.weight.T + second.bias)
+    logits = features @ net.policy_head.weight.T + net.policy_head.bias
+    torch.testing.assert_close(policy.probs, logits.exp() / logits.exp().sum(-1, keepdim=True))
+    torch.testing.assert_close(values, (features @ net.value_head.weight.T + net.value_head.bias)[:, 0])
+
+
 def test_trajectories():
     """Shapes, and the environment replayed: the same actions give the same observations, rewards and ends."""
     env, net, data, next_obs = collect(100)
