@@ -100,6 +100,18 @@ def test_the_loss_has_the_gradient_of_equation_9():
         torch.testing.assert_close(old - new, gradient * min(1, 0.5 / norm.item()), rtol=1e-4, atol=1e-5)
 
 
+def test_each_step_has_a_gradient_of_its_own():
+    """At a learning rate of 0 the second step's is that of the first; it is too small to be clipped."""
+    _, net, data, _ = collect(40)
+    data |= {"advantages": 0.01 * torch.randn(40), "returns": data["values"] + 0.01 * torch.randn(40)}
+    gradients = []
+    for epochs in (1, 2):
+        minimal.ppo_update(net, torch.optim.SGD(net.parameters(), lr=0.0), data, epochs=epochs, batch_size=40)
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    assert 0 < gradients[0].norm() < 0.2
+    torch.testing.assert_close(*gradients)
+
+
 def test_seed_and_learning_rate(monkeypatch, capsys):
     """The same seed gives the same weights, another one others; the learning rate falls linearly towards 0."""
     rates = []
@@ -118,7 +130,7 @@ def test_seed_and_learning_rate(monkeypatch, capsys):
         net = minimal.train_ppo_cartpole(seed=seed, num_updates=4, num_steps=64, learning_rate=0.1)
         weights.append(torch.cat([p.flatten() for p in net.parameters()]))
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-    assert rates[:40] == pytest.approx([rate for rate in (0.1, 0.075, 0.05, 0.025) for _ in range(10)])
+    assert rates == pytest.approx(3 * [rate for rate in (0.1, 0.075, 0.05, 0.025) for _ in range(10)])
     assert [kwargs["seed"] for kwargs in resets if "seed" in kwargs] == [3, 3, 4]
 
 
@@ -138,11 +150,14 @@ def test_advantages_and_returns_of_an_update(monkeypatch, capsys):
         torch.testing.assert_close(data["advantages"], (raw - raw.mean()) / raw.std())
 
 
-def test_evaluation_takes_the_most_likely_action():
+def test_evaluation_takes_the_most_likely_action(monkeypatch):
     """Over whole episodes with seeds of their own, replayed here."""
     torch.manual_seed(1)
     net = minimal.PolicyValueNet(4, 2)
+    steps, step = [], gym.wrappers.TimeLimit.step
+    monkeypatch.setattr(gym.wrappers.TimeLimit, "step", lambda *args: (steps.append(1), step(*args))[1])
     returns = minimal.evaluate(net, num_episodes=5)
+    assert len(steps) == returns.sum()
     expected = []
     for episode in range(5):
         env = gym.make("CartPole-v1")
