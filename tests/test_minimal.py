@@ -126,8 +126,10 @@ def test_seed_and_learning_rate(monkeypatch, capsys):
         gym.wrappers.TimeLimit, "reset", lambda self, **kwargs: (resets.append(kwargs), reset(self, **kwargs))[1]
     )
     weights = []
+    torch.set_num_threads(2)
     for seed in (3, 3, 4):
         net = minimal.train_ppo_cartpole(seed=seed, num_updates=4, num_steps=64, learning_rate=0.1)
+        assert torch.get_num_threads() == 1
         weights.append(torch.cat([p.flatten() for p in net.parameters()]))
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert rates == pytest.approx(3 * [rate for rate in (0.1, 0.075, 0.05, 0.025) for _ in range(10)])
