@@ -104,6 +104,7 @@ def test_continuous_actions_are_sampled_from_their_distribution():
         obs = torch.ones(100_000, 24)
         actions = agent.act(obs, agent.noise(2, 100_000)[1])
         greedy = agent.act(obs[:5])
+        np.testing.assert_allclose(agent.act(obs[:5], torch.ones(5, 4)), greedy + 1, rtol=1e-5)
     np.testing.assert_allclose(actions.mean(0), mean, atol=0.03)
     np.testing.assert_allclose(actions.std(0), np.exp([-1.0, 0.5, 0.5, 0.5]), rtol=0.02)
     assert np.abs(np.corrcoef(actions.T) - np.eye(4)).max() < 0.02
