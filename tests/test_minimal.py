@@ -2,6 +2,7 @@
 
 import math
 import re
+import runpy
 
 import gymnasium as gym
 import pytest
@@ -171,6 +172,11 @@ def test_evaluation_takes_the_most_likely_action(monkeypatch):
             total, done = total + reward, terminated or truncated
         expected.append(total)
     assert returns.tolist() == expected and len(set(expected)) > 1
+
+
+def test_to_import_it_trains_nothing(capsys):
+    runpy.run_path(minimal.__file__, run_name="imported")
+    assert capsys.readouterr().out == ""
 
 
 def test_it_learns(capsys):
