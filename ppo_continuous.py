@@ -68,25 +68,25 @@ class Args:
     eval_episodes: int = 100  # greedy episodes of the evaluation
     render: bool = False  # with --evaluate: show the episodes in a window
 
-    num_envs: int = 32  # environments stepped side by side
+    num_envs: int = 16  # environments stepped side by side
     num_steps: int = 128  # steps of each environment per iteration; num-envs * num-steps are a batch
     vectorization_mode: Literal["sync", "async", "vector_entry_point"] = "sync"  # how Gymnasium steps them
-    learning_rate: float = 7e-4  # of Adam, at the start
+    learning_rate: float = 5e-4  # of Adam, at the start
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: int = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: float = -0.5  # log of the initial standard deviation of actions, 1 being half the box
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
     norm_reward: bool = True  # divide rewards by the running standard deviation of the discounted return
-    gamma: float = 0.995  # discount factor
+    gamma: float = 0.998  # discount factor
     gae_lambda: float = 0.95  # lambda of GAE: 0 is one-step TD, 1 Monte-Carlo returns
-    num_minibatches: int = 16  # minibatches per epoch
+    num_minibatches: int = 8  # minibatches per epoch
     update_epochs: int = 10  # passes over the batch per iteration
     norm_adv: bool = True  # normalize the advantages of a batch to mean 0 and standard deviation 1
     clip_coef: float = 0.2  # epsilon of the clipped objective
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: float = 0.0  # weight of the entropy bonus
     vf_coef: float = 0.5  # weight of the value loss
-    max_grad_norm: float = 0.5  # largest norm of a gradient step, longer ones are scaled to it
+    max_grad_norm: float = 5.0  # largest norm of a gradient step, longer ones are scaled to it
     target_kl: float | None = 0.05  # end the iteration's update at the first minibatch with a larger KL
     adaptive_kl: float | None = None  # KL that a penalty on top of the clipped objective is adapted to
 

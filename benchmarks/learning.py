@@ -35,18 +35,21 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CAMPAIGNS = (  # script, environment, steps, seeds, flags
     ("ppo_minimal_cartpole", "CartPole-v1", 49_152, 20, ""),
+    ("ppo_discrete", "CartPole-v1", 50_000, 10, ""),
     ("ppo_discrete", "LunarLander-v3", 250_000, 10, ""),
     ("ppo_discrete", "LunarLander-v3", 500_000, 10, ""),
-    ("ppo_discrete", "CartPole-v1", 50_000, 10, ""),
     ("ppo_discrete", "Acrobot-v1", 150_000, 10, ""),
     ("ppo_discrete", "FrozenLake-v1", 200_000, 10, ""),
     ("ppo_discrete", "MountainCar-v0", 500_000, 10, "--ent-coef 0.02"),
     ("ppo_continuous", "LunarLanderContinuous-v3", 500_000, 10, ""),
     ("ppo_continuous", "Pendulum-v1", 100_000, 10, ""),
-    ("ppo_continuous", "MountainCarContinuous-v0", 100_000, 10, "--init-log-std 0.7"),
+    (
+        "ppo_continuous", "MountainCarContinuous-v0", 100_000, 10,
+        "--init-log-std 1 --num-steps 512 --num-minibatches 32 --gae-lambda 0.99",
+    ),
     ("ppo_continuous", "BipedalWalker-v3", 1_000_000, 10, ""),
     ("ppo_continuous", "BipedalWalker-v3", 2_000_000, 10, ""),
-)
+)  # fmt: skip
 PACKAGES = ("gymnasium", "numpy", "torch")
 FIELDS = (
     "script", "environment", "seed", "steps", "flags", "solved_step", "solved_seconds", "greedy_mean", "greedy_std",
@@ -142,27 +145,30 @@ def campaign(script, env_id, steps, seeds, flags):
 
 
 def table():
-    """Prints a line of Markdown for each setting: mean and worst over the seeds."""
-    groups = {}
+    """Prints a line of Markdown for each setting, those of the README first: mean and worst over the seeds."""
+    groups = {(script, env_id, str(steps), flags): [] for script, env_id, steps, _, flags in CAMPAIGNS}
     for row in rows():
         groups.setdefault(tuple(row[k] for k in ("script", "environment", "steps", "flags")), []).append(row)
-    print("| script | environment | steps | flags | seeds | greedy return | worst seed | solved at: median | worst |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| script | environment | steps | flags | seeds | greedy return | worst seed "
+        "| solved: median seed | worst seed |\n|---|---|---|---|---|---|---|---|---|"
+    )
     for (script, env_id, steps, flags), group in groups.items():
+        if not group:
+            continue
         greedy = [float(row["greedy_mean"]) for row in group]
-        solved_rows = [
-            (int(row["solved_step"]), float(row["solved_seconds"] or "nan")) for row in group if row["solved_step"]
-        ]
-        if len(solved_rows) == len(group):
-            median = f"{statistics.median(s for s, _ in solved_rows) / 1000:.0f} k steps"
-            worst = f"{max(s for s, _ in solved_rows) / 1000:.0f} k steps"
-            if script != "ppo_minimal_cartpole":
-                median += f", {statistics.median(t for _, t in solved_rows):.0f} s"
-                worst += f", {max(t for _, t in solved_rows):.0f} s"
+        solved = [(int(row["solved_step"]), float(row["solved_seconds"] or 0)) for row in group if row["solved_step"]]
+        if len(solved) == len(group):
+            timed = script != "ppo_minimal_cartpole"
+            median, worst = (
+                f"{pick(step for step, _ in solved) / 1000:.0f} k steps"
+                + f", {pick(second for _, second in solved):.0f} s" * timed
+                for pick in (statistics.median, max)
+            )
         else:
-            median, worst = "", f"{len(solved_rows)} of {len(group)} seeds" if solved_rows else ""
-        cells = (script, env_id, f"{int(steps):,}", flags, len(group), f"{statistics.mean(greedy):.2f}",
-                 f"{min(greedy):.2f}", median, worst)  # fmt: skip
+            median, worst = "", f"{len(solved)} of {len(group)} seeds solved" if solved else ""
+        cells = (f"`{script}`", env_id, f"{int(steps):,}", f"`{flags}`" if flags else "", len(group),
+                 f"{statistics.mean(greedy):.2f}", f"{min(greedy):.2f}", median, worst)  # fmt: skip
         print("|", " | ".join(map(str, cells)), "|")
 
 

@@ -73,3 +73,11 @@ def test_the_changes_for_forks(number, env_id, in_tmp):
     assert fork.evaluate(agent, args, 20).mean() == 1
     (checkpoint,) = in_tmp.glob("runs/*/checkpoint.pt")
     assert torch.load(checkpoint, weights_only=True)["args"]["env_id"] == env_id
+
+
+def test_the_table_of_results_is_that_of_the_rows(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    importlib.import_module("learning").table()
+    readme = (ROOT / "README.md").read_text()
+    for line in capsys.readouterr().out.splitlines():  # none of a script that has changed since
+        assert line in readme
