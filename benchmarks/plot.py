@@ -2,8 +2,9 @@
 
     pip install -r benchmarks/requirements.txt && python benchmarks/plot.py
 
-A curve is the mean over seeds of the last 100 training episodes' return, its band the 95 % bootstrap interval of that
-mean; a dashed line is the return that RL Zoo publishes for PPO on that environment, with the steps that it took.
+A curve is the mean over seeds of the last 100 training episodes' return, with sampled actions; its band is the 95 %
+bootstrap interval of that mean. The dot is the mean greedy return after training, the tick below it the worst seed's.
+A dashed line is the return that RL Zoo publishes for PPO on that environment, with the steps that it took.
 """
 
 import json
@@ -20,7 +21,9 @@ PUBLISHED = {  # greedy return, steps: https://github.com/DLR-RM/rl-baselines3-z
     "CartPole-v1": (500, "100 k"),
     "Acrobot-v1": (-73.5, "1 M"),
     "LunarLander-v3": (242.1, "1 M"),
+    "MountainCar-v0": (-110.4, "1 M"),
     "Pendulum-v1": (-172.2, "100 k"),
+    "MountainCarContinuous-v0": (88.3, "20 k"),
     "LunarLanderContinuous-v3": (270.9, "1 M"),
     "BipedalWalker-v3": (287.9, "5 M"),
 }
@@ -35,32 +38,33 @@ def bootstrap(values, rng, samples=2000):
 def main():
     groups = {}
     for row in rows():
-        curve = json.loads(row["curve"])
-        if curve and row["script"] != "ppo_minimal_cartpole":
-            groups.setdefault((row["environment"], int(row["steps"])), []).append(curve)
-    longest = {}  # of each environment
-    for env_id, steps in groups:
-        longest[env_id] = max(steps, longest.get(env_id, 0))
+        if json.loads(row["curve"]) and row["script"] != "ppo_minimal_cartpole":
+            groups.setdefault(row["environment"], {}).setdefault(int(row["steps"]), []).append(row)
     rng = np.random.default_rng(0)
     columns = 3
-    lines = -(-len(longest) // columns)
+    lines = -(-len(groups) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(4 * columns, 2.8 * lines), squeeze=False, layout="constrained")
-    for axis in axes.flat[len(longest) :]:
+    for axis in axes.flat[len(groups) :]:
         axis.remove()
-    for axis, (env_id, steps) in zip(axes.flat, longest.items(), strict=False):
-        curves = groups[env_id, steps]
+    for axis, (env_id, lengths) in zip(axes.flat, groups.items(), strict=False):
+        steps = max(lengths)
+        curves = [json.loads(row["curve"]) for row in lengths[steps]]
         first = max(curve[0][0] for curve in curves)  # before, not every seed has finished an episode
         points = np.linspace(first, min(curve[-1][0] for curve in curves), 100)
         values = np.stack([np.interp(points, *np.transpose(curve)) for curve in curves])
+        greedy = [float(row["greedy_mean"]) for row in lengths[steps]]
         axis.fill_between(points / 1000, *bootstrap(values, rng), alpha=0.3, linewidth=0)
         axis.plot(points / 1000, values.mean(0))
+        axis.plot([steps / 1000] * 2, [np.mean(greedy), min(greedy)], color="C1", linewidth=1)
+        axis.plot(steps / 1000, np.mean(greedy), "o", color="C1", markersize=5)
+        axis.plot(steps / 1000, min(greedy), "_", color="C1")
         if env_id in PUBLISHED:
             value, published_steps = PUBLISHED[env_id]
-            axis.axhline(value, linestyle="--", linewidth=1, color="gray")
-            axis.annotate(f"RL Zoo, {published_steps}", (0.02, value), xycoords=("axes fraction", "data"), va="bottom")
+            axis.axhline(value, linestyle="--", linewidth=1, color="gray", label=f"RL Zoo, {published_steps} steps")
+            axis.legend(loc="lower right", frameon=False)
         axis.set_title(f"{env_id}, {len(curves)} seeds")
         axis.set_xlabel("thousand steps")
-    axes[0, 0].set_ylabel("training return")
+    axes[0, 0].set_ylabel("return")
     figure.savefig(ROOT / "benchmarks" / "curves.svg", metadata={"Date": None})
     table()
 
