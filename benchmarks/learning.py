@@ -50,7 +50,7 @@ CAMPAIGNS = (  # script, environment, steps, seeds, flags
     ("ppo_continuous", "BipedalWalker-v3", 1_000_000, 10, ""),
     ("ppo_continuous", "BipedalWalker-v3", 2_000_000, 10, ""),
 )  # fmt: skip
-PACKAGES = ("gymnasium", "numpy", "torch")
+PACKAGES = ("box2d", "gymnasium", "moviepy", "numpy", "tensorboard", "torch", "tqdm", "tyro")
 FIELDS = (
     "script", "environment", "seed", "steps", "flags", "solved_step", "solved_seconds", "greedy_mean", "greedy_std",
     "greedy_min", "episodes", "wall_seconds", "steps_per_second", "versions", "machine", "script_sha256", "curve",
