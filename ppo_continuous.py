@@ -86,7 +86,7 @@ class Args:
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: float = 0.0  # weight of the entropy bonus
     vf_coef: float = 0.5  # weight of the value loss
-    max_grad_norm: float = 5.0  # largest norm of a gradient step, longer ones are scaled to it
+    max_grad_norm: float = 5.0  # largest norm of a gradient, longer ones are scaled to it
     target_kl: float | None = 0.05  # end the iteration's update at the first minibatch with a larger KL
     adaptive_kl: float | None = None  # KL that a penalty on top of the clipped objective is adapted to
 
