@@ -1,52 +1,43 @@
-"""Proximal policy optimization (PPO) for continuous actions, in one file to be read from top to bottom.
+"""PPO for continuous actions (proximal policy optimization) in one file, to be read from top to bottom.
 
     python ppo_continuous.py --env-id BipedalWalker-v3                    # train
-    torchrun --standalone --nproc-per-node 2 ppo_continuous.py            # train in two processes
     python ppo_continuous.py --evaluate runs/.../checkpoint.pt --render   # watch the trained agent
+    torchrun --standalone --nproc-per-node 2 ppo_continuous.py            # train in two processes
     tensorboard --logdir runs                                             # look at the curves
 
-The papers: Schulman et al. 2017, "Proximal Policy Optimization Algorithms", https://arxiv.org/abs/1707.06347 (PPO);
-Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation",
-https://arxiv.org/abs/1506.02438 (GAE).
+Equations are those of the PPO paper (Schulman et al. 2017, https://arxiv.org/abs/1707.06347) and of the paper on
+generalized advantage estimation, GAE (Schulman et al. 2016, https://arxiv.org/abs/1506.02438).
 """
 
 # /// script
 # requires-python = ">=3.11"
-# dependencies = [
-#     "gymnasium[box2d]==1.4.0",
-#     "moviepy==2.2.1",
-#     "tensorboard==2.21.0",
-#     "torch==2.13.0",
-#     "tqdm==4.70.1",
-#     "tyro==1.0.16",
-# ]
+# dependencies = ["gymnasium[box2d]==1.4.0", "moviepy==2.2.1", "tensorboard==2.21.0", "torch==2.13.0",
+#     "tqdm==4.70.1", "tyro==1.0.16"]
 # ///
 
-import io
 import json
 import math
 import os
-import signal
+import pickle
 import sys
-import threading
 import time
-from collections import deque
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_type_hints
 
 import gymnasium as gym
 import numpy as np
 import torch
 import torch.distributed as dist
 import tyro
-from gymnasium.wrappers import RecordVideo
-from gymnasium.wrappers.vector import FlattenObservation
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
+
+Count = Annotated[int, (1, math.inf)]  # with the range that check_args allows
+Amount = Annotated[float, (0, math.inf)]
+Fraction = Annotated[float, (0, 1)]
+Limit = Annotated[float | None, (0, math.inf)]
 
 
 @dataclass
@@ -55,57 +46,50 @@ class Args:
 
     env_id: str = "LunarLanderContinuous-v3"  # Gymnasium id; `module:Env-v0` first imports the module
     env_kwargs: str = "{}"  # keyword arguments of the environment as JSON, such as '{"enable_wind": true}'
-    total_timesteps: int = 500_000  # environment steps to train for, all environments together
+    total_timesteps: Count = 500_000  # environment steps to train for, all environments together
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
-    seed: int = 1  # of the environments, the initial weights, the actions and the minibatches
+    seed: Annotated[int, (0, math.inf)] = 1  # of the environments, the initial weights, the actions and the minibatches
     torch_deterministic: bool = True  # use only deterministic cuDNN kernels
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
     capture_video: bool = False  # record greedy episodes: one at every tenth of training, or those of --evaluate
     save_model: bool = True  # write checkpoint.pt into the run directory, at intervals and at the end
-    checkpoint_interval: int = 10  # iterations from one checkpoint to the next
+    checkpoint_interval: Count = 10  # iterations from one checkpoint to the next
     resume: str | None = None  # path of the checkpoint to go on from; a higher --total-timesteps extends the run
     evaluate: str | None = None  # path of a checkpoint to evaluate instead of training
-    eval_episodes: int = 100  # greedy episodes of the evaluation
+    eval_episodes: Count = 100  # greedy episodes of the evaluation
     render: bool = False  # with --evaluate: show the episodes in a window
 
-    num_envs: int = 16  # environments stepped side by side
-    num_steps: int = 128  # steps of each environment per iteration; num-envs * num-steps are a batch
+    num_envs: Count = 16  # environments stepped side by side
+    num_steps: Count = 128  # steps of each environment per iteration; num-envs * num-steps are a batch
     vectorization_mode: Literal["sync", "async", "vector_entry_point"] = "sync"  # how Gymnasium steps them
-    learning_rate: float = 5e-4  # of Adam, at the start
+    learning_rate: Amount = 5e-4  # of Adam, at the start
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
-    hidden_size: int = 64  # width of the two hidden layers of the actor, and of the critic
+    hidden_size: Count = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: float = -0.5  # log of the initial standard deviation of actions, 1 being half the box
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
     norm_reward: bool = True  # divide rewards by the running standard deviation of the discounted return
-    gamma: float = 0.998  # discount factor
-    gae_lambda: float = 0.95  # lambda of GAE: 0 is one-step TD, 1 Monte-Carlo returns
-    num_minibatches: int = 8  # minibatches per epoch
-    update_epochs: int = 10  # passes over the batch per iteration
+    gamma: Fraction = 0.998  # discount factor
+    gae_lambda: Fraction = 0.95  # lambda of GAE: 0 is one-step TD, 1 Monte-Carlo returns
+    num_minibatches: Count = 8  # minibatches per epoch
+    update_epochs: Count = 10  # passes over the batch per iteration
     norm_adv: bool = True  # normalize the advantages of a batch to mean 0 and standard deviation 1
-    clip_coef: float = 0.2  # epsilon of the clipped objective
+    clip_coef: Amount = 0.2  # epsilon of the clipped objective
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
-    ent_coef: float = 0.0  # weight of the entropy bonus
-    vf_coef: float = 0.5  # weight of the value loss
-    max_grad_norm: float = 5.0  # largest norm of a gradient, longer ones are scaled to it
-    target_kl: float | None = 0.05  # end the iteration's update at the first minibatch with a larger KL
-    adaptive_kl: float | None = None  # KL that a penalty on top of the clipped objective is adapted to
-
-
-def layer_init(layer: nn.Linear, gain: float = math.sqrt(2)) -> nn.Linear:
-    """Orthogonal weights, zero biases (Huang et al. 2022, "The 37 Implementation Details of PPO", detail 2)."""
-    nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
-    return layer
+    ent_coef: Amount = 0.0  # weight of the entropy bonus
+    vf_coef: Amount = 0.5  # weight of the value loss
+    max_grad_norm: Amount = 5.0  # largest norm of a gradient, longer ones are scaled to it
+    target_kl: Limit = 0.05  # end an iteration's update at the first minibatch with a larger KL
+    adaptive_kl: Limit = None  # KL that a penalty on top of the clipped objective is adapted to
 
 
 def mlp(num_inputs: int, hidden_size: int, num_outputs: int, output_gain: float) -> nn.Sequential:
-    return nn.Sequential(
-        layer_init(nn.Linear(num_inputs, hidden_size)),
-        nn.ReLU(),
-        layer_init(nn.Linear(hidden_size, hidden_size)),
-        nn.ReLU(),
-        layer_init(nn.Linear(hidden_size, num_outputs), output_gain),
-    )
+    """Orthogonal weights, zero biases (Huang et al. 2022, "The 37 Implementation Details of PPO", detail 2)."""
+    first, second = nn.Linear(num_inputs, hidden_size), nn.Linear(hidden_size, hidden_size)
+    last = nn.Linear(hidden_size, num_outputs)
+    for layer, gain in (first, math.sqrt(2)), (second, math.sqrt(2)), (last, output_gain):
+        nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
 
 class Agent(nn.Module):
@@ -113,57 +97,32 @@ class Agent(nn.Module):
 
     def __init__(self, envs: gym.vector.VectorEnv, args: Args):
         super().__init__()
-        obs_dim = envs.single_observation_space.shape[0]
+        obs_dim, action_dim = envs.single_observation_space.shape[0], envs.single_action_space.shape[0]
         self.obs_rms = RunningMeanStd(obs_dim) if args.norm_obs else None
-        self.action_space = envs.single_action_space
-        action_dim = math.prod(self.action_space.shape)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, 0.01)  # mean actions, close to 0 at first
         self.log_std = nn.Parameter(torch.full((action_dim,), args.init_log_std))  # the same in every state
-        bounded = self.action_space.bounded_below & self.action_space.bounded_above
-        low = np.where(bounded, self.action_space.low, -1).astype(np.float64)
-        high = np.where(bounded, self.action_space.high, 1).astype(np.float64)
-        self.center, self.scale = low / 2 + high / 2, high / 2 - low / 2
         self.critic = mlp(obs_dim, args.hidden_size, 1, 1.0)
 
     def normalize(self, obs: torch.Tensor) -> torch.Tensor:  # [..., obs_dim] -> [..., obs_dim]
-        if self.obs_rms is None:
-            return obs
-        return ((obs - self.obs_rms.mean) / self.obs_rms.std).clamp(-10, 10)
+        return ((obs - self.obs_rms.mean) / self.obs_rms.std).clamp(-10, 10) if self.obs_rms else obs
 
-    def noise(self, *shape: int) -> torch.Tensor:
-        """Noise of the policy's standard deviation, [*shape, action_dim], drawn for a whole rollout at once."""
-        return self.log_std.exp() * torch.randn(*shape, len(self.log_std), device=self.log_std.device)
+    def act(self, obs: np.ndarray, greedy: bool = False) -> np.ndarray:  # [num_envs, obs_dim] -> [num_envs, action_dim]
+        mean = self.actor(self.normalize(torch.as_tensor(obs, dtype=torch.float32)))
+        return (mean if greedy else mean + self.log_std.exp() * torch.randn_like(mean)).numpy(force=True)
 
-    def act(self, obs: torch.Tensor, noise: torch.Tensor | float = 0.0) -> np.ndarray:
-        """Samples actions, or without noise takes their means: [num_envs, obs_dim] -> [num_envs, action_dim]."""
-        actions = self.actor(self.normalize(obs))
-        return (actions + noise).cpu().numpy()
-
-    def to_env(self, actions: np.ndarray) -> np.ndarray:
-        """Fits [num_envs, action_dim] to [num_envs, *shape] of the box: where that is bounded on both sides, -1 and 1
-        become its bounds; what is out of bounds is clipped.
-        """
-        actions = self.center + self.scale * actions.reshape(-1, *self.action_space.shape)
-        return actions.clip(self.action_space.low, self.action_space.high).astype(self.action_space.dtype)
-
-    def log_prob_and_entropy(self, x: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalized observations [batch, obs_dim], actions [batch, action_dim] -> log-probs, entropies [batch]."""
-        noise = (actions - self.actor(x)) / self.log_std.exp()
+    def log_prob_and_entropy(self, normalized_obs, actions):  # [batch, obs_dim], [batch, action_dim] -> [batch], []
+        noise = (actions - self.actor(normalized_obs)) / self.log_std.exp()
         log_probs = (-0.5 * noise.square() - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
-        entropy = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
-        return log_probs, entropy.expand(len(x))
+        return log_probs, (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
 
 
 def compute_gae(rewards, values, terminated, done, gamma, gae_lambda):
-    """Generalized advantage estimation (GAE paper, equation 16; PPO paper, equations 11 and 12).
+    """Advantages, [num_steps, num_envs], by GAE: equation 16 of its paper, equations 11 and 12 of the PPO paper.
 
-    Step t leads from observation t to observation t + 1 and brings `rewards[t]`, [num_steps, num_envs]. `values`,
-    `terminated` and `done`, [num_steps + 1, num_envs], are about observation t: its value, and whether an episode
-    ended with it, by termination or at all. A terminated episode earns nothing more, so its last value counts as 0;
-    a truncated one could have gone on, so there it counts. The sum over later TD errors stops at either.
-
-    Returns advantages, [num_steps, num_envs]. Where `done[t]`, step t only reset the environment: that advantage is
-    meaningless, and no other depends on it.
+    Step t leads from observation t to t + 1 and earns `rewards[t]`, [num_steps, num_envs]. `values`, `terminated` and
+    `done`, [num_steps + 1, num_envs], are about observation t: its value, and whether it was the last of an episode.
+    After a termination nothing more is earned; an episode cut off by a time limit could have gone on, so there the
+    value of its last observation counts. Where `done[t]`, step t only resets: its advantage is meaningless, and unused.
     """
     deltas = rewards + gamma * ~terminated[1:] * values[1:] - values[:-1]  # TD errors
     advantages = np.zeros_like(values)
@@ -172,279 +131,189 @@ def compute_gae(rewards, values, terminated, done, gamma, gae_lambda):
     return advantages[:-1]
 
 
-def ppo_loss(log_probs, old_log_probs, entropy, advantages, values, old_values, returns, beta, args):
-    """Loss of a minibatch, its policy and value terms, and how far the policy has moved since the rollout, as a KL.
-
-    All tensors passed are [minibatch]; the equations are those of the PPO paper.
-    """
-    log_ratio = log_probs - old_log_probs
-    ratio = log_ratio.exp()
+def ppo_loss(agent, batch, beta, args):
+    """Returns the loss of a batch or minibatch, [], what TensorBoard shows of it, and the ratios, [batch]."""
+    advantages, old_values, returns = batch["advantages"], batch["old_values"], batch["returns"]
+    log_probs, entropy = agent.log_prob_and_entropy(batch["obs"], batch["actions"])
+    log_ratio = log_probs - batch["old_log_probs"]
+    ratio = log_ratio.exp()  # equation 6
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()  # equation 7
 
+    values = agent.critic(batch["obs"]).squeeze(-1)
     squared_error = (values - returns).square()
     if args.clip_vloss:
         clipped_values = old_values + (values - old_values).clamp(-args.clip_coef, args.clip_coef)
         squared_error = torch.max(squared_error, (clipped_values - returns).square())
     value_loss = 0.5 * squared_error.mean()
 
-    # An estimate of KL(old, new) that is never negative and varies less than the mean of -log_ratio:
-    # http://joschu.net/blog/kl-approx.html
+    # KL(old, new), estimated: never negative, and less noisy than -log_ratio, http://joschu.net/blog/kl-approx.html
     approx_kl = ((ratio - 1) - log_ratio).mean()
     loss = policy_loss + args.vf_coef * value_loss  # equation 9
-    if args.ent_coef:  # without it, its gradient is not worth its time
+    if args.ent_coef:  # a gradient of 0 is not worth its time
         loss = loss - args.ent_coef * entropy.mean()
     if args.adaptive_kl is not None:
         loss = loss + beta * approx_kl  # equation 8
-    return loss, policy_loss, value_loss, approx_kl
+    metrics = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy.mean()}
+    return loss, metrics | {"approx_kl": approx_kl.detach()}, ratio
 
 
-def train(args: Args) -> Agent:
-    """Trains an agent, evaluates it, and leaves its curves and checkpoints in a directory of its own under runs/."""
+def ppo_update(agent, optimizer, batch, beta, args):
+    """Improves the agent on a batch, a dictionary of tensors [batch, ...]; returns the norms of the gradients."""
+    parameters, grad_norms = list(agent.parameters()), []
+    for _ in range(args.update_epochs):
+        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
+            minibatch = {name: tensor[indices] for name, tensor in batch.items()}
+            loss, metrics, _ = ppo_loss(agent, minibatch, beta, args)
+            optimizer.zero_grad()
+            loss.backward()
+            average([metrics["approx_kl"], *(parameter.grad for parameter in parameters)], len(indices))
+            grad_norms.append(nn.utils.clip_grad_norm_(parameters, args.max_grad_norm))
+            if args.target_kl is not None and metrics["approx_kl"] > args.target_kl:
+                return grad_norms
+            optimizer.step()
+    return grad_norms
+
+
+def train(args: Args, run_dir: Path) -> Agent:
+    """Trains an agent, evaluates it, and leaves its curves and checkpoints in `run_dir`."""
     batch_size = args.num_envs * args.num_steps
     num_iterations = args.total_timesteps // batch_size
-    # Under torchrun this is one of several processes that train the same agent, each on its share of the environments.
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world_size > 1:
-        dist.init_process_group("nccl" if args.cuda else "gloo")
-    num_envs = args.num_envs // world_size
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if args.cuda else torch.device("cpu")
-    to_tensor = partial(torch.as_tensor, device=device)
-    torch.manual_seed(args.seed)
-    torch.backends.cudnn.deterministic = args.torch_deterministic
-    torch.set_num_threads(1)  # matrices this small are multiplied before a second thread is awake
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is not for the worker processes of async
-    wrappers = {} if args.vectorization_mode == "vector_entry_point" else {"wrappers": [ReplayableEpisode]}
-    envs = make_envs(args, num_envs, args.vectorization_mode, **wrappers)
-    signals = []  # the first Ctrl-C or SIGTERM is put here, to end the run after its iteration; a second one kills
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: (signals.append(number), signal.signal(number, signal.SIG_DFL)))
-    agent = Agent(envs, args).to(device)
-    # All parameters become parts of one vector, and their gradients of another: clipping, Adam and averaging over
-    # processes are then one operation each instead of one per layer, which makes an update a tenth faster.
-    parameters = nn.Parameter(nn.utils.parameters_to_vector(agent.parameters()).detach())
-    gradient_and_kl = torch.zeros(len(parameters) + 1, device=device)  # one message between processes
-    parameters.grad = gradient_and_kl[:-1]
-    nn.utils.vector_to_parameters(parameters.data, agent.parameters())
-    sizes = [parameter.numel() for parameter in agent.parameters()]
-    for parameter, gradient in zip(agent.parameters(), parameters.grad.split(sizes), strict=True):
-        parameter.grad = gradient.view_as(parameter)
-    optimizer = torch.optim.Adam([parameters], lr=args.learning_rate, eps=1e-5, fused=True)
-    return_rms = RunningMeanStd().to(device)
-    stateful = {"agent": agent, "optimizer": optimizer, "return_rms": return_rms}
+    # Under torchrun, several processes train the same agent, each on its share of the environments.
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    num_envs = len(range(rank, args.num_envs, world_size))
+    torch.manual_seed(args.seed)  # the same weights in all processes
+    envs = make_envs(args, num_envs, args.vectorization_mode)
+    agent = Agent(envs, args)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+    return_rms = RunningMeanStd()
     global_step, beta = 0, 1.0  # beta is the weight of the adaptive KL penalty
-    recent_episodes = deque(maxlen=100)  # pairs of return and length, the rewards as the environment gave them
     if args.resume:
-        checkpoint = load_checkpoint(args.resume, args, stateful)
+        checkpoint = load_checkpoint(args.resume, agent=agent, optimizer=optimizer, return_rms=return_rms)
         global_step, beta = checkpoint["global_step"], checkpoint["beta"]
-        if global_step + batch_size > args.total_timesteps:
-            fail(f"{args.resume} has been trained for {global_step} steps; to go on, raise --total-timesteps")
-        recent_episodes.extend(checkpoint["recent_episodes"])
         torch.set_rng_state(checkpoint["rng_state"])
+        if global_step + batch_size > args.total_timesteps:
+            sys.exit(f"error: {args.resume} has been trained for {global_step} steps; raise --total-timesteps to go on")
     if rank == 0:
-        run_dir, writer = open_run(args, global_step)
-    else:  # the same weights as process 0, but other actions and minibatches
+        try:  # purge_step hides what was logged after the checkpoint by the run that is resumed
+            writer = SummaryWriter(run_dir, purge_step=global_step + 1 if args.resume else None)
+        except OSError as error:
+            sys.exit(f"error: cannot write the run directory: {error}")
+    else:  # other actions and minibatches than process 0
         torch.manual_seed(args.seed + 1000 * rank + global_step)
 
-    # Rollout buffers. Row t of those with num_steps + 1 rows is what was known before step t, so the next rollout
-    # starts from their last row.
+    # Rollout buffers. Row t of those with num_steps + 1 rows is what was known before step t.
     obs = np.zeros((args.num_steps + 1, num_envs, *envs.single_observation_space.shape), np.float32)
-    terminated = np.zeros((args.num_steps + 1, num_envs), bool)
-    truncated = np.zeros((args.num_steps + 1, num_envs), bool)
-    discounted_returns = np.zeros((args.num_steps + 1, num_envs), np.float32)  # of the episode up to observation t
-    episode_returns = np.zeros((args.num_steps + 1, num_envs), np.float32)
-    episode_lengths = np.zeros((args.num_steps + 1, num_envs), np.int64)
-    actions = np.zeros((args.num_steps, num_envs, len(agent.log_std)), np.float32)
-    rewards = np.zeros((args.num_steps, num_envs), np.float32)
+    terminated, done = np.zeros((2, args.num_steps + 1, num_envs), bool)  # done: terminated or truncated
+    actions = np.zeros((args.num_steps, num_envs, *envs.single_action_space.shape), envs.single_action_space.dtype)
+    rewards, discounted_returns = np.zeros((2, args.num_steps, num_envs), np.float32)
 
-    envs.reset(seed=args.seed + global_step + rank * num_envs)  # process 0 has the first environments
-    obs[-1], _ = envs.reset()  # the first reset only seeds, so that every episode can be played again
-    if args.resume and rank == 0 and len(checkpoint["episodes"]) == num_envs:
-        # In one step, the environments get to where they were, and the run goes on as if it had never been ended.
-        envs.unwrapped.set_attr("replay", [(start, past.numpy()) for start, past in checkpoint["episodes"]])
-        obs[-1], _, terminated[-1], truncated[-1], _ = envs.step(agent.to_env(actions[0]))
-        discounted_returns[-1], episode_returns[-1], episode_lengths[-1] = checkpoint["episode_sums"].numpy()
+    obs[-1], _ = envs.reset(seed=args.seed + global_step + rank * args.num_envs)
     start_step, start_time = global_step, time.perf_counter()
-    no_bar = None if rank == 0 else True  # None: only where standard output is no terminal
-    progress = tqdm(total=args.total_timesteps, initial=global_step, disable=no_bar, file=sys.stdout)
-    for iteration in range(global_step // batch_size + 1, num_iterations + 1):
+    iterations = range(global_step // batch_size + 1, num_iterations + 1)
+    for iteration in (progress := tqdm(iterations, unit_scale=batch_size, disable=rank > 0 or None, file=sys.stdout)):
         if args.capture_video and rank == 0 and (iteration - 1) % math.ceil(num_iterations / 10) == 0:
-            evaluate(agent, args, num_episodes=1, video=run_dir / "videos" / f"step-{global_step}")
+            evaluate(agent, args, num_episodes=1, video_dir=run_dir / "videos" / f"step-{global_step}")
         fraction_left = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
 
         # Rollout: only the actor runs. Values and log-probabilities follow in one pass, with the same weights.
-        for buffer in (obs, terminated, truncated, discounted_returns, episode_returns, episode_lengths):
-            buffer[0] = buffer[-1]
+        obs[0], terminated[0], done[0] = obs[-1], terminated[-1], done[-1]
         with torch.inference_mode():
-            for t, noise in enumerate(agent.noise(args.num_steps, num_envs)):
-                actions[t] = agent.act(to_tensor(obs[t]), noise)
-                obs[t + 1], rewards[t], terminated[t + 1], truncated[t + 1], _ = envs.step(agent.to_env(actions[t]))
-        done = terminated | truncated
-        for t in range(args.num_steps):
-            discounted_returns[t + 1] = rewards[t] + args.gamma * ~done[t] * discounted_returns[t]
-            episode_returns[t + 1] = rewards[t] + ~done[t] * episode_returns[t]
-            episode_lengths[t + 1] = ~done[t] * (episode_lengths[t] + 1)
-        recent_episodes.extend(np.stack([episode_returns, episode_lengths], -1)[1:][done[1:]].tolist())
-        valid = to_tensor(~done[:-1])  # the step after an episode's last observation only resets the environment
+            for t in range(args.num_steps):
+                actions[t] = agent.act(obs[t])
+                obs[t + 1], rewards[t], terminated[t + 1], truncated, _ = envs.step(actions[t])
+                done[t + 1] = terminated[t + 1] | truncated
+        for t in range(args.num_steps):  # of the episode up to step t; row -1 is the last one of the previous rollout
+            discounted_returns[t] = rewards[t] + args.gamma * ~done[t] * discounted_returns[t - 1]
         global_step += batch_size
 
-        # Advantages, and the batch: the valid transitions of all environments in one dimension.
+        # The batch: the transitions of all environments in one dimension, and their advantages.
+        valid = torch.as_tensor(~done[:-1])  # the step after an episode's last observation only resets
+        valid_obs = torch.as_tensor(obs[:-1])[valid]
         with torch.no_grad():
             if args.norm_reward:
-                return_rms.update(to_tensor(discounted_returns[1:])[valid])
+                return_rms.update(torch.as_tensor(discounted_returns)[valid])
             if args.norm_obs and iteration == 1:  # at once: the initial actor hardly depends on its input
-                agent.obs_rms.update(to_tensor(obs[:-1])[valid])
-            x = agent.normalize(to_tensor(obs))
-            values = agent.critic(x).squeeze(-1)
-            scaled_rewards = rewards / return_rms.std.item()
+                agent.obs_rms.update(valid_obs)
+            values = agent.critic(agent.normalize(torch.as_tensor(obs))).squeeze(-1)
             advantages = compute_gae(
-                scaled_rewards, values.cpu().numpy(), terminated, done, args.gamma, args.gae_lambda
+                rewards / return_rms.std.item(), values.numpy(force=True), terminated, done, args.gamma, args.gae_lambda
             )
-            b_x, b_actions = x[:-1][valid], to_tensor(actions)[valid]
-            b_values, b_advantages = values[:-1][valid], to_tensor(advantages)[valid]
-            b_returns = b_advantages + b_values
-            b_log_probs, _ = agent.log_prob_and_entropy(b_x, b_actions)
-            count, mean, var = moments(b_advantages)
+            batch = {"obs": agent.normalize(valid_obs), "actions": torch.as_tensor(actions)[valid]}
+            batch["old_log_probs"], _ = agent.log_prob_and_entropy(batch["obs"], batch["actions"])
+            batch["old_values"] = values[:-1][valid]
+            batch["advantages"] = torch.as_tensor(advantages)[valid]
+            batch["returns"] = batch["advantages"] + batch["old_values"]
             if args.norm_adv:
-                b_advantages = (b_advantages - mean) / (var + 1e-8).sqrt()
-            share = len(b_x) / count  # of this process in the transitions of all, 1 if there is no other
+                rms = RunningMeanStd().update(batch["advantages"])
+                batch["advantages"] = (batch["advantages"] - rms.mean) / rms.std
 
-        # Update: each epoch visits every transition once, in a new order.
-        minibatches = (
-            mb for _ in range(args.update_epochs) for mb in torch.randperm(len(b_x)).tensor_split(args.num_minibatches)
-        )
-        grad_norms = []
-        for mb in minibatches:
-            x = b_x[mb]
-            log_probs, entropy = agent.log_prob_and_entropy(x, b_actions[mb])
-            values = agent.critic(x).squeeze(-1)
-            loss, _, _, approx_kl = ppo_loss(
-                log_probs, b_log_probs[mb], entropy, b_advantages[mb], values, b_values[mb], b_returns[mb], beta, args
-            )
-            parameters.grad.zero_()
-            loss.backward()
-            gradient_and_kl[-1] = approx_kl.detach()
-            if world_size > 1:
-                total(gradient_and_kl.mul_(share))
-            grad_norms.append(nn.utils.clip_grad_norm_(parameters, args.max_grad_norm))
-            if args.target_kl is not None and gradient_and_kl[-1] > args.target_kl:
-                break
-            optimizer.step()
+        grad_norms = ppo_update(agent, optimizer, batch, beta, args)
 
-        with torch.no_grad():  # what the update did, over the whole batch
-            log_probs, entropy = agent.log_prob_and_entropy(b_x, b_actions)
-            values, ratio = agent.critic(b_x).squeeze(-1), (log_probs - b_log_probs).exp()
-            loss, policy_loss, value_loss, approx_kl = ppo_loss(
-                log_probs, b_log_probs, entropy, b_advantages, values, b_values, b_returns, beta, args
-            )
+        with torch.no_grad():
+            loss, metrics, ratio = ppo_loss(agent, batch, beta, args)  # after the update, over the whole batch
             if args.norm_obs and iteration > 1:  # only now: rollout and update must normalize an observation alike
-                agent.obs_rms.update(to_tensor(obs[:-1])[valid])
+                agent.obs_rms.update(valid_obs)
         if args.adaptive_kl is not None:  # PPO paper, section 4
-            kl = total(share * approx_kl)
-            if kl < args.adaptive_kl / 1.5:
-                beta /= 2
-            elif kl > args.adaptive_kl * 1.5:
-                beta *= 2
+            average([metrics["approx_kl"]], len(ratio))
+            relative_kl = metrics["approx_kl"] / args.adaptive_kl
+            beta *= 2 if relative_kl > 1.5 else 0.5 if relative_kl < 1 / 1.5 else 1
+        for name, array in {"observation": obs, "reward": rewards, "loss": loss.numpy(force=True)}.items():
+            if not np.isfinite(array).all():
+                sys.exit(f"error: a non-finite {name} came up in the {batch_size} steps before step {global_step}")
 
-        for name, thing in {"observation": obs, "reward": rewards, "loss": loss, "weight": parameters}.items():
-            if not torch.as_tensor(thing).isfinite().all():
-                fail(f"a non-finite {name} came up in the {batch_size} steps before step {global_step}")
-        stop = total(to_tensor(len(signals)))  # a signal may reach the processes in different iterations
         if rank == 0:
-            mean_return, mean_length = np.mean(recent_episodes, 0) if recent_episodes else (math.nan, math.nan)
+            metrics |= {"beta": beta, "grad_norm": torch.stack(grad_norms).mean(), "old_approx_kl": -ratio.log().mean()}
+            metrics["clipfrac"] = ((ratio - 1).abs() > args.clip_coef).float().mean()
+            metrics["explained_variance"] = 1 - (batch["returns"] - batch["old_values"]).var() / batch["returns"].var()
             sps = (global_step - start_step) / (time.perf_counter() - start_time)
-            summary = f"return {mean_return:.1f} of {len(recent_episodes)} episodes, {sps:.0f} steps/s"
-            progress.set_postfix_str(summary, refresh=False)
-            progress.update(batch_size)
-            if progress.disable and iteration * 20 // num_iterations > (iteration - 1) * 20 // num_iterations:
-                print(f"step {global_step}/{args.total_timesteps}: {summary}", flush=True)
-            scalars = {
-                "charts/learning_rate": optimizer.param_groups[0]["lr"],
-                "charts/SPS": sps,
-                "losses/policy_loss": policy_loss,
-                "losses/value_loss": value_loss,
-                "losses/entropy": entropy.mean(),
-                "losses/old_approx_kl": -ratio.log().mean(),
-                "losses/approx_kl": approx_kl,
-                "losses/clipfrac": ((ratio - 1).abs() > args.clip_coef).float().mean(),
-                "losses/explained_variance": 1 - (b_returns - b_values).var() / b_returns.var(),
-                "losses/grad_norm": torch.stack(grad_norms).mean(),
-                "losses/beta": beta,
-            }
-            if recent_episodes:
-                scalars |= {"charts/episodic_return": mean_return, "charts/episodic_length": mean_length}
+            scalars = {f"losses/{name}": value for name, value in metrics.items()}
+            scalars |= {"charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/SPS": sps}
+            if envs.return_queue:  # of the last 100 episodes, with the rewards as the environment gave them
+                scalars["charts/episodic_return"] = np.mean(envs.return_queue)
+                scalars["charts/episodic_length"] = np.mean(envs.length_queue)
             for tag, value in scalars.items():
                 writer.add_scalar(tag, value, global_step)
-            if iteration % args.checkpoint_interval == 0 or iteration == num_iterations or stop:
-                writer.add_histogram("distributions/actions", b_actions, global_step)
-                writer.add_histogram("distributions/advantages", b_advantages, global_step)
+            summary = f"return {scalars.get('charts/episodic_return', math.nan):.1f}, {sps:.0f} steps/s"
+            progress.set_postfix_str(summary, refresh=False)
+            if progress.disable and iteration % math.ceil(num_iterations / 20) == 0:  # no terminal
+                print(f"step {global_step}/{args.total_timesteps}: {summary}", flush=True)
+            if iteration % args.checkpoint_interval == 0 or iteration == num_iterations:
+                writer.add_histogram("distributions/actions", batch["actions"], global_step)
+                writer.add_histogram("distributions/advantages", batch["advantages"], global_step)
                 writer.add_histogram("distributions/ratio", ratio, global_step)
                 writer.flush()  # so that the curves of a run that is killed and resumed have no gap
                 if args.save_model:
-                    sums = np.stack([discounted_returns[-1], episode_returns[-1], episode_lengths[-1]])
-                    episodes = envs.unwrapped.call("episode") if wrappers else []
-                    checkpoint = {name: thing.state_dict() for name, thing in stateful.items()} | {
-                        "args": asdict(args),
-                        "global_step": global_step,
-                        "beta": beta,
-                        "rng_state": torch.get_rng_state(),
-                        "episodes": [(start, torch.as_tensor(past)) for start, past in episodes],
-                        "episode_sums": torch.as_tensor(sums),
-                        "recent_episodes": list(recent_episodes),
-                    }
+                    checkpoint = {"args": asdict(args), "global_step": global_step, "beta": beta}
+                    checkpoint |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
+                    checkpoint |= {"return_rms": return_rms.state_dict(), "rng_state": torch.get_rng_state()}
                     save_checkpoint(run_dir / "checkpoint.pt", checkpoint)
-        if stop:
-            break
 
-    progress.close()
     envs.close()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    if world_size > 1:
-        dist.destroy_process_group()
-    if rank > 0:
-        return agent
-    if stop:
+    if rank == 0:
+        if args.capture_video:
+            evaluate(agent, args, num_episodes=1, video_dir=run_dir / "videos" / f"step-{global_step}")
+        returns = evaluate(agent, args, args.eval_episodes)
+        flags = {flag: str(value) for flag, value in asdict(args).items()}
+        writer.add_hparams(flags, {"eval/episodic_return": returns.mean()}, run_name=".", global_step=global_step)
         writer.close()
-        hint = f"to go on: python {sys.argv[0]} --resume {run_dir}/checkpoint.pt" if args.save_model else "not saved"
-        print(f"stopped at step {global_step}; {hint}")
-        sys.exit(128 + max(signals, default=signal.SIGTERM))  # what a shell reports for a process that a signal ended
-    if args.capture_video:
-        evaluate(agent, args, num_episodes=1, video=run_dir / "videos" / f"step-{global_step}")
-    returns = evaluate(agent, args, args.eval_episodes)
-    writer.add_scalar("eval/episodic_return", returns.mean(), global_step)
-    writer.close()
-    print(describe(returns))
-    print(f"{sps:.0f} steps per second, run saved in {run_dir}")
+        print(f"{sps:.0f} steps per second, run saved in {run_dir}")
     return agent
 
 
-def total(x: torch.Tensor) -> torch.Tensor:
-    """Adds up the tensors that all processes pass, into each of them; a single process gets back its own."""
-    if dist.is_initialized():
-        try:
-            dist.reduce(x, 0)
-            dist.broadcast(x, 0)  # with gloo and tensors as small as here, the two take half as long as all_reduce
-        except RuntimeError:
-            fail("another process of this run has ended; start all again with --resume and the last checkpoint")
-    return x
-
-
-def moments(batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Count, mean and variance of the [batch, *shape] of all processes: [], [*shape], [*shape]."""
-    count = total(torch.tensor(len(batch), device=batch.device))
-    mean = total(batch.sum(0)) / count
-    return count, mean, total((batch - mean).square().sum(0)) / count
+def average(tensors: list[torch.Tensor], weight: int) -> int:
+    """Replaces tensors by their weighted means over all processes, in one message; returns the sum of the weights."""
+    if not dist.is_initialized():
+        return weight
+    message = weight * nn.utils.parameters_to_vector([*tensors, torch.ones(1)])
+    dist.all_reduce(message)
+    nn.utils.vector_to_parameters(message / message[-1], tensors)
+    return round(message[-1].item())
 
 
 class RunningMeanStd(nn.Module):
-    """Mean and standard deviation of all samples so far, each of a given shape, as buffers that go into checkpoints.
-
-    A batch is merged in by its own mean and variance: Chan et al. 1979, "Updating Formulae and a Pairwise Algorithm
-    for Computing Sample Variances". Before the first, the mean is 0 and the standard deviation 1.
-    """
+    """Mean and standard deviation, [*shape], of the samples of all processes, batch by batch (Chan et al. 1979)."""
 
     def __init__(self, *shape: int):
         super().__init__()
@@ -452,198 +321,129 @@ class RunningMeanStd(nn.Module):
         self.register_buffer("std", torch.ones(shape))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
-    def update(self, batch: torch.Tensor):  # [batch, *shape]
-        count, mean, var = moments(batch)
+    def update(self, batch: torch.Tensor) -> "RunningMeanStd":  # [batch, *shape]
+        mean = batch.mean(0)
+        count = average([mean], len(batch))
+        var = (batch - mean).square().mean(0)
+        average([var], len(batch))
         self.count += count
         weight, delta = count / self.count, mean - self.mean
-        var = (1 - weight) * self.std.square() + weight * (var + (1 - weight) * delta**2)
+        var = (1 - weight) * self.std.square() + weight * (var + (1 - weight) * delta.square())
         self.std.copy_(var.sqrt().clamp(min=1e-4))  # not 0, for it divides
         self.mean += weight * delta
+        return self
 
 
 @torch.inference_mode()
-def evaluate(agent: Agent, args: Args, num_episodes: int, video: Path | None = None) -> np.ndarray:
-    """Returns of greedy episodes in fresh environments, [num_episodes]; with `video`, mp4 files of them in that folder.
-
-    The seed of an episode follows from `args.seed` and its number; training uses other seeds.
-    """
-    torch.set_num_threads(1)  # as in training: with another number, rounding and so the returns may differ
-    if args.render:
-        envs = make_envs(args, 1, "sync", render_mode="human")
-    elif video:
-        record = partial(RecordVideo, video_folder=str(video), name_prefix="greedy", episode_trigger=lambda _: True)
-        envs = make_envs(args, 1, "sync", render_mode="rgb_array", wrappers=[record])
-    else:
-        envs = make_envs(args, num_episodes, "sync")
-    returns, device = [], next(agent.parameters()).device
-    while len(returns) < num_episodes:
-        obs, _ = envs.reset(seed=args.seed + 1_000_000 + len(returns))
-        episode_returns, running = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
-        # Without a time limit of the environment, a greedy agent might walk in a circle for ever.
-        for _ in range(envs.unwrapped.spec.max_episode_steps or 10_000):
-            actions = agent.act(torch.as_tensor(obs, dtype=torch.float32, device=device))
-            obs, rewards, terminated, truncated, _ = envs.step(agent.to_env(actions))
-            episode_returns += running * rewards
-            running &= ~(terminated | truncated)
-            if not running.any():
+def evaluate(agent, args, num_episodes: int, video_dir: Path | None = None, render: bool = False) -> np.ndarray:
+    """Returns of greedy episodes, [num_episodes], with seeds of their own; `video_dir` is a folder for mp4 files."""
+    kwargs = {"render_mode": "human"} if render else {}
+    if video_dir:
+        video = {"video_folder": str(video_dir), "name_prefix": "greedy", "episode_trigger": lambda _: True}
+        kwargs = {"render_mode": "rgb_array", "wrappers": [lambda env: gym.wrappers.RecordVideo(env, **video)]}
+    envs, returns = make_envs(args, 1, "sync", **kwargs), np.zeros(num_episodes)
+    for episode in range(num_episodes):
+        obs, _ = envs.reset(seed=args.seed + 1_000_000 + episode)
+        for _ in range(envs.unwrapped.spec.max_episode_steps or 10_000):  # a greedy agent may go in circles for ever
+            obs, rewards, terminated, truncated, _ = envs.step(agent.act(obs, greedy=True))
+            returns[episode] += rewards[0]
+            if terminated[0] or truncated[0]:
                 break
-        returns.extend(episode_returns)
     envs.close()
-    return np.array(returns)
-
-
-def describe(returns: np.ndarray) -> str:
-    return (
-        f"greedy return {returns.mean():.2f} +- {returns.std():.2f} over {len(returns)} episodes, "
-        f"from {returns.min():.2f} to {returns.max():.2f}"
-    )
+    mean, std, low, high = returns.mean(), returns.std(), returns.min(), returns.max()
+    print(f"greedy return {mean:.2f} +- {std:.2f} over {num_episodes} episodes, from {low:.2f} to {high:.2f}")
+    return returns
 
 
 def make_envs(args: Args, num_envs: int, vectorization_mode: str, **kwargs) -> gym.vector.VectorEnv:
-    """Environments behind one interface, their observations flat vectors; exits if they do not suit this script."""
+    """Environments that observe flat vectors and take the agent's actions; exits if they do not suit this script."""
     try:
         envs = gym.make_vec(args.env_id, num_envs, vectorization_mode, **kwargs, **json.loads(args.env_kwargs))
-    except Exception as error:  # of any kind: an environment is anybody's code
-        fail(f"cannot make --env-id {args.env_id} with --env-kwargs {args.env_kwargs}: {error}")
-    space = envs.single_observation_space
-    if not isinstance(envs.single_action_space, gym.spaces.Box):
-        fail(f"{args.env_id} has the actions {envs.single_action_space}, not a Box; Discrete is for ppo_discrete.py")
+    except (gym.error.Error, ModuleNotFoundError, json.JSONDecodeError) as error:  # no bug: these keep their traceback
+        sys.exit(f"error: cannot make --env-id {args.env_id} with --env-kwargs {args.env_kwargs}: {error}")
+    space, action_space = envs.single_observation_space, envs.single_action_space
+    if not isinstance(action_space, gym.spaces.Box):
+        sys.exit(f"error: {args.env_id} has the actions {action_space}, not a Box; Discrete is for ppo_discrete.py")
     if envs.metadata["autoreset_mode"] != gym.vector.AutoresetMode.NEXT_STEP:
-        fail(f"{args.env_id} resets in {envs.metadata['autoreset_mode']}, this script needs AutoresetMode.NEXT_STEP")
-    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1:
-        fail(f"{args.env_id} observes images, {space.shape}; the networks here are made for vectors only")
+        sys.exit(f"error: {args.env_id} resets in {envs.metadata['autoreset_mode']}, not in AutoresetMode.NEXT_STEP")
+    if not space.is_np_flattenable or (space.dtype == np.uint8 and len(space.shape) > 1):
+        sys.exit(f"error: {args.env_id} observes {space}; this script is for what can be flattened, and not for images")
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        envs = FlattenObservation(envs)
-    if not isinstance(envs.single_observation_space, gym.spaces.Box):
-        fail(f"{args.env_id} observes {space}, which Gymnasium cannot flatten to a vector of fixed length")
-    return envs
+        envs = gym.wrappers.vector.FlattenObservation(envs)
+    bounded = action_space.bounded_below & action_space.bounded_above  # there, -1 and 1 of the agent become the bounds
+    low = np.where(bounded, action_space.low, -1).astype(np.float64)
+    high = np.where(bounded, action_space.high, 1).astype(np.float64)
 
+    def fit_to_box(actions):  # [num_envs, action_dim] -> [num_envs, *shape]
+        actions = low + (high - low) * (1 + actions.reshape(-1, *action_space.shape)) / 2
+        return actions.clip(action_space.low, action_space.high).astype(action_space.dtype)
 
-class ReplayableEpisode(gym.Wrapper):
-    """Can play its episode again from the random state at its beginning and the actions since: in general, the inner
-    state of an environment cannot be saved. With `replay` set to these two, the next step plays them all.
-    """
-
-    replay = None
-
-    def reset(self, **kwargs):
-        self.random_state, self.actions = self.np_random.bit_generator.state, []
-        return super().reset(**kwargs)
-
-    def step(self, action):
-        if self.replay is None:
-            self.actions.append(action)
-            return super().step(action)
-        (self.np_random.bit_generator.state, actions), self.replay = self.replay, None
-        obs, info = self.reset()
-        reward, terminated, truncated = 0.0, False, False
-        for action in actions:
-            obs, reward, terminated, truncated, info = self.step(action)
-            if terminated or truncated:  # too early only if the environment has randomness of its own
-                break
-        return obs, reward, terminated, truncated, info
-
-    def episode(self) -> tuple[dict, np.ndarray]:
-        return self.random_state, np.array(self.actions)
-
-
-def open_run(args: Args, global_step: int) -> tuple[Path, SummaryWriter]:
-    """Makes the directory of a new run, or goes on in that of the resumed one, and opens the TensorBoard file."""
-    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
-    run_dir = Path(args.resume).parent if args.resume else Path("runs", name)
-    threading.excepthook = lambda _: None  # an error in TensorBoard's thread is raised again at the next write
-    try:
-        run_dir.mkdir(parents=True, exist_ok=bool(args.resume))
-        # purge_step hides what was logged after the checkpoint by the run that is resumed
-        writer = SummaryWriter(run_dir, purge_step=global_step + 1 if args.resume else None)
-    except OSError as error:
-        fail(f"cannot write the run directory: {error}")
-    for summary in hparams({flag: str(value) for flag, value in asdict(args).items()}, {"eval/episodic_return": None}):
-        writer.file_writer.add_summary(summary)
-    return run_dir, writer
+    envs = gym.wrappers.vector.TransformAction(envs, fit_to_box, None, gym.spaces.Box(-np.inf, np.inf, (low.size,)))
+    return gym.wrappers.vector.RecordEpisodeStatistics(envs)
 
 
 def save_checkpoint(path: Path, checkpoint: dict):
     """Replaces the file in one step: whenever the process or the machine dies, a whole checkpoint remains."""
-    buffer, new_path = io.BytesIO(), path.with_suffix(".new")
-    torch.save(checkpoint, buffer)
-    try:
-        with open(new_path, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new_path, path)
-    finally:
-        new_path.unlink(missing_ok=True)
+    with open(path.with_suffix(".new"), "wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
 
 
-def load_checkpoint(path: str, args: Args | None = None, stateful: dict | None = None) -> dict:
-    """Reads a checkpoint without running any code in it, and gives the objects in `stateful` their states from it."""
+def load_checkpoint(path: str, **owners) -> dict:
+    """Reads a checkpoint without running any code in it, and gives its owners (an agent, ...) their states from it."""
     try:
-        file = io.BytesIO(Path(path).read_bytes())
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        fail(f"cannot read {path}: {error.strerror}")
-    except Exception:  # torch.load raises many kinds of them
-        fail(f"{path} is damaged, or not a checkpoint")
-    saved_args = checkpoint.get("args") if isinstance(checkpoint, dict) else None
-    if not isinstance(saved_args, dict) or saved_args.keys() != Args.__dataclass_fields__.keys():
-        fail(f"{path} is not a checkpoint of this script")
-    if args and args.env_id != saved_args["env_id"]:
-        fail(f"{path} was trained on {saved_args['env_id']}, not on {args.env_id}")
-    for name, thing in (stateful or {}).items():
-        try:
-            thing.load_state_dict(checkpoint[name])
-        except (KeyError, RuntimeError, ValueError):
-            fail(f"the {name} in {path} is not what this script and these flags make")
-    return checkpoint
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        for name, owner in owners.items():
+            owner.load_state_dict(checkpoint[name])
+        return checkpoint | {"args": dict(checkpoint["args"])}
+    except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        sys.exit(f"error: {path} is not a whole checkpoint that fits this script and its flags: {error!r:.300}")
 
 
 def check_args(args: Args):
     """Exits with one line on the first flag that cannot be right; make_envs checks the environment."""
-    counts = "total_timesteps num_envs num_steps num_minibatches update_epochs hidden_size eval_episodes"
-    amounts = "seed learning_rate clip_coef ent_coef vf_coef max_grad_norm target_kl adaptive_kl"
-    limits = dict.fromkeys(f"{counts} checkpoint_interval".split(), (1, math.inf))
-    limits |= dict.fromkeys(amounts.split(), (0, math.inf)) | {"gamma": (0, 1), "gae_lambda": (0, 1)}
-    for name, (low, high) in limits.items():
-        value = getattr(args, name)
-        if value is not None and not low <= value <= high:
-            fail(f"--{name.replace('_', '-')} must be between {low} and {high}, but is {value}")
-    batch_size, world_size = args.num_envs * args.num_steps, int(os.environ.get("WORLD_SIZE", 1))
-    if args.total_timesteps < batch_size:
-        fail(f"--total-timesteps must be at least one batch, num-envs * num-steps = {batch_size}")
-    if args.num_envs % world_size:
-        fail(f"--num-envs must be a multiple of the number of processes, {world_size}, but is {args.num_envs}")
-    fewest_valid = args.num_envs // world_size * (args.num_steps // 2)  # of a process: every other step may be a reset
-    if args.num_minibatches > fewest_valid:
-        fail(f"--num-minibatches must be at most {fewest_valid}, half the steps of a batch, or one might be empty")
+    for name, hint in get_type_hints(Args, include_extras=True).items():
+        for low, high in getattr(hint, "__metadata__", ()):
+            if (value := getattr(args, name)) is not None and not low <= value <= high:
+                sys.exit(f"error: --{name.replace('_', '-')} must be between {low} and {high}, but is {value}")
+    if args.total_timesteps < args.num_envs * args.num_steps:
+        sys.exit("error: --total-timesteps must be at least one batch, num-envs * num-steps")
+    fewest = args.num_envs // int(os.environ.get("WORLD_SIZE", "1")) * (args.num_steps // 2)  # half may be resets
+    if args.num_minibatches > fewest:
+        sys.exit(f"error: --num-minibatches must be at most {fewest}, or one might be empty; or raise --num-envs")
     if args.cuda and not torch.cuda.is_available():
-        fail("--cuda needs a GPU that PyTorch can use, and there is none; without it, the CPU does the work")
-
-
-def fail(message: str):
-    sys.exit(f"error: {message}")
+        sys.exit("error: --cuda needs a GPU that PyTorch can use, and there is none; without it, the CPU does the work")
 
 
 def main():
     args = tyro.cli(Args)
-    if args.resume or args.evaluate:
-        saved_args = load_checkpoint(args.resume or args.evaluate)["args"]
-        args = tyro.cli(Args, default=Args(**saved_args))
+    if path := args.resume or args.evaluate:
+        saved = load_checkpoint(path)["args"]
+        kept = vars(args).keys() - {"resume", "evaluate", "render", "capture_video"}  # these are about one command
+        args = tyro.cli(Args, default=Args(**{flag: saved[flag] for flag in kept if flag in saved}))
     check_args(args)
+    torch.set_num_threads(1)  # matrices this small are multiplied before a second thread is awake
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+    if args.cuda:  # tensors are made there from now on
+        torch.set_default_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     if args.evaluate:
         agent = Agent(make_envs(args, 1, "sync"), args)
-        load_checkpoint(args.evaluate, args, {"agent": agent})
-        video = Path(args.evaluate).parent / "videos" / "evaluation" if args.capture_video else None
-        print(describe(evaluate(agent, args, args.eval_episodes, video)) + (f", videos in {video}" if video else ""))
-    else:
-        try:
-            train(args)
-        except OSError as error:
-            fail(f"cannot write the run any further, its last checkpoint is whole: {error}")
-        if "RANK" in os.environ:  # the regular exit now and then aborts in gloo, and torchrun would report a failure
-            sys.stdout.flush()
-            os._exit(0)
+        load_checkpoint(args.evaluate, agent=agent)
+        video_dir = Path(args.evaluate).parent / "videos" / "evaluation" if args.capture_video else None
+        evaluate(agent, args, args.eval_episodes, video_dir, args.render)
+        return
+    if "WORLD_SIZE" in os.environ:  # set by torchrun
+        dist.init_process_group("nccl" if args.cuda else "gloo")
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
+    run_dir = Path(args.resume).parent if args.resume else Path("runs", name)
+    try:
+        train(args, run_dir)
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted; to go on: python {sys.argv[0]} --resume {run_dir}/checkpoint.pt")
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

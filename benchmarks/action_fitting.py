@@ -8,6 +8,7 @@ passes actions on in the units of the environment. Where the box is -1 to 1, the
 
 import argparse
 import contextlib
+import importlib
 import io
 import itertools
 import multiprocessing
@@ -19,9 +20,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import ppo_continuous
-
+ROOT = Path(__file__).parent.parent
 SCALES = {"LunarLanderContinuous-v3": (0.4, 1000.0), "Pendulum-v1": (2.0, 0.01)}  # half the width of the box
 STEPS = {"LunarLanderContinuous-v3": 300_000, "Pendulum-v1": 100_000}
 
@@ -33,18 +32,18 @@ def scaled(env_id, scale, **kwargs):
 def train(job):
     env_id, scale, fitting, seed = job
     gym.register("Scaled-v0", scaled, kwargs={"env_id": env_id, "scale": scale})
+    text = (ROOT / "ppo_continuous.py").read_text()
     if fitting == "clip":
-        make_agent = ppo_continuous.Agent.__init__
-
-        def make_clipping_agent(self, *args):
-            make_agent(self, *args)
-            self.center, self.scale = 0, 1
-
-        ppo_continuous.Agent.__init__ = make_clipping_agent
+        rescaled = "bounded = action_space.bounded_below & action_space.bounded_above"
+        assert text.count(rescaled) == 1
+        text = text.replace(rescaled, "bounded = np.zeros(action_space.shape, bool)")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         os.chdir(folder)
-        args = ppo_continuous.Args(env_id="Scaled-v0", total_timesteps=STEPS[env_id], seed=seed)
-        return ppo_continuous.evaluate(ppo_continuous.train(args), args, 100).mean()
+        sys.path.insert(0, folder)
+        Path("ppo_fitting.py").write_text(text)
+        script = importlib.import_module("ppo_fitting")
+        args = script.Args(env_id="Scaled-v0", total_timesteps=STEPS[env_id], seed=seed)
+        return script.evaluate(script.train(args, Path("runs", "fitting")), args, 100).mean()
 
 
 def main():

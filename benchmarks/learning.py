@@ -101,7 +101,7 @@ def run(script, env_id, steps, seed, flags):
         if result.returncode:
             sys.exit(f"{' '.join(command)} failed: {result.stderr}")
         if script == "ppo_minimal_cartpole":
-            table = [line.split() for line in result.stdout.splitlines() if re.match(r" *\d+ ", line)]
+            table = re.findall(r"(\d+) steps: average reward ([\d.]+)", result.stdout)
             curve, threshold = [[int(step), "", float(value)] for step, value in table], 475
             speed = round(steps / wall_seconds)
             episodes = 100

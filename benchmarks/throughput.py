@@ -151,7 +151,7 @@ def profile(env_id, flags, steps):
 
     script.evaluate = evaluate
     try:
-        script.train(args)
+        script.train(args, Path("runs", "profile"))
     except TrainingIsOver:
         total = time.perf_counter() - starts[0]
     seconds["update and all else"] = total - sum(seconds.values())

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 if "PPO_SCRIPTS" in os.environ:  # mutation.py has put changed copies of the scripts there
@@ -39,6 +40,14 @@ def run_script(script, flags, cwd, **kwargs):
         timeout=120,
         **kwargs,
     )
+
+
+def train(script, args):
+    """As `main` starts it, in a new directory under runs/, or in that of the run to go on with."""
+    torch.set_num_threads(1)
+    runs = Path("runs")
+    new = runs / f"run-{len(list(runs.glob('*')))}"
+    return script.train(args, Path(args.resume).parent if args.resume else new)
 
 
 def env_for(script, discrete="CartPole-v1", continuous="Pendulum-v1"):

@@ -3,6 +3,8 @@
 Importing this module registers them, so `--env-id probes:Chain-v0` finds them where tests/ is on the Python path.
 """
 
+import builtins
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
@@ -149,6 +151,7 @@ class Spaces(Probe):
 
     def step(self, action):
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        self.action = action
         return super().step(action)
 
 
@@ -169,8 +172,30 @@ class NonFinite(Probe):
         return obs, reward, terminated, truncated, info
 
 
+class Faulty(Probe):
+    """Raises the error of that name in its constructor, or at the tenth reset or step."""
+
+    def __init__(self, where, error, continuous=False):
+        super().__init__(length=3, continuous=continuous)
+        self.where, self.error, self.calls = where, error, 0
+        self.may_raise("constructor", 1)
+
+    def may_raise(self, where, at=10):
+        self.calls += where == self.where
+        if self.calls == at and where == self.where:
+            raise getattr(builtins, self.error)("a mistake in the environment")
+
+    def reset(self, **kwargs):
+        self.may_raise("reset")
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        self.may_raise("step")
+        return super().step(action)
+
+
 for probe in (
-    Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, Walk, NonFinite,
+    Faulty, Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, Walk, NonFinite,
 ):  # fmt: skip
     gym.register(f"{probe.__name__}-v0", probe)
 for name, space in {

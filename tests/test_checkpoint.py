@@ -1,20 +1,21 @@
 """Runs that survive: checkpoints, resuming, evaluation, videos."""
 
-import importlib
+import importlib.util
+import json
 import os
 import pickle
 import re
 import resource
-import signal
 import subprocess
 import sys
 import time
+import traceback
+from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, env_for, probe_args, run_script
+from conftest import ROOT, SMALL, env_for, probe_args, run_script, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
@@ -25,7 +26,7 @@ def trained(script, in_tmp):
         env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=192, num_minibatches=2, target_kl=None,
         eval_episodes=2,
     )  # fmt: skip
-    script.train(args)
+    train(script, args)
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
     return args, path
 
@@ -61,11 +62,11 @@ def test_checkpoints_are_written_at_the_interval_and_at_the_end(script, in_tmp, 
         env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=160, num_minibatches=2, eval_episodes=1,
         checkpoint_interval=2,
     )  # fmt: skip
-    script.train(args)
+    train(script, args)
     assert steps == [64, 128, 160]
     steps.clear()
     args.save_model = False
-    script.train(args)
+    train(script, args)
     assert steps == []
 
 
@@ -80,7 +81,6 @@ def test_a_failed_write_leaves_the_old_checkpoint(script, trained, function, mon
     with pytest.raises(OSError, match="disk full"):
         script.save_checkpoint(path, {"global_step": 0})
     assert path.read_bytes() == before
-    assert [p.name for p in path.parent.iterdir() if "events" not in p.name] == ["checkpoint.pt"]
 
 
 def test_resume_continues(script, trained, monkeypatch):
@@ -126,6 +126,123 @@ def test_resume_continues(script, trained, monkeypatch):
     assert [e.step for e in events.Scalars("losses/value_loss")] == [32 * i for i in range(1, 9)]
 
 
+def test_resume_keeps_the_weight_of_the_kl_penalty(script, trained, monkeypatch):
+    _, path = trained
+    torch.save(torch.load(path, weights_only=True) | {"beta": 0.125}, path)
+    betas, ppo_loss = [], script.ppo_loss
+    monkeypatch.setattr(script, "ppo_loss", lambda *args: (betas.append(args[2]), ppo_loss(*args))[1])
+    flags = ["--resume", str(path), "--total-timesteps", "256", "--adaptive-kl", "1e9"]
+    monkeypatch.setattr("sys.argv", [script.__file__, *flags])
+    script.main()
+    assert betas[0] == 0.125 and betas[-1] == 0.0625
+    assert torch.load(path, weights_only=True)["beta"] == 0.03125
+
+
+def test_resume_with_other_environments(script, trained, monkeypatch):
+    _, path = trained
+    flags = ["--resume", str(path), "--num-envs", "4", "--total-timesteps", "320"]
+    monkeypatch.setattr("sys.argv", [script.__file__, *flags])
+    script.main()
+    assert torch.load(path, weights_only=True)["global_step"] == 320
+
+
+# What a fork changes: flags, and environments with mistakes in them.
+
+
+def forked(script, old, new):
+    """The script as a module, with one text exchanged."""
+    text = Path(script.__file__).read_text()
+    assert text.count(old) == 1
+    Path("fork.py").write_text(text.replace(old, new))
+    spec = importlib.util.spec_from_file_location("fork", "fork.py")
+    sys.modules["fork"] = fork = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fork)
+    return fork
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_checkpoints_survive_a_change_of_flags(script, trained, added, monkeypatch, capsys):
+    """A flag more in Args, or one less than when the checkpoint was written; checks of flags go on."""
+    _, path = trained
+    flag = "    vf_coef: Amount = 0.5  # weight of the value loss\n"
+    fork = forked(script, flag, flag + "    my_coef: Amount = 7.5  # new\n" if added else "")
+    if not added:
+        fork.Args.vf_coef = 0.5  # no flag any more; a fork deletes its use as well
+    for command in (["--evaluate", str(path)], ["--resume", str(path), "--total-timesteps", "256"]):
+        monkeypatch.setattr("sys.argv", ["fork.py", *command])
+        fork.main()
+        assert "over 2 episodes" in capsys.readouterr().out
+    args = torch.load(path, weights_only=True)["args"]
+    assert args.get("my_coef") == (7.5 if added else None) and ("vf_coef" in args) == added
+    assert "--gamma must be between 0 and 1" in refused(fork, monkeypatch, "--gamma", 2)
+    if added:
+        assert "--my-coef must be between 0 and inf" in refused(fork, monkeypatch, "--my-coef", -1)
+
+
+def test_flags_about_one_command_do_not_carry_over(script, in_tmp, monkeypatch):
+    """An --evaluate of a run that was trained with --capture-video and --render neither records nor shows anything."""
+    calls = []
+
+    def evaluate(agent, args, num_episodes, video_dir=None, render=False):
+        calls.append((num_episodes, bool(video_dir), render))
+        return np.zeros(num_episodes)
+
+    monkeypatch.setattr(script, "evaluate", evaluate)
+    flags = f"--env-id {env_for(script)} {SMALL} --capture-video --render".split()
+    monkeypatch.setattr("sys.argv", [script.__file__, *flags])
+    script.main()
+    assert calls == [(1, True, False)] * 4 + [(2, False, False)]  # while training, no window opens, videos are made
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    for flag, expected in (
+        ((), (2, False, False)),
+        (("--render",), (2, False, True)),
+        (("--capture-video",), (2, True, False)),
+    ):
+        monkeypatch.setattr("sys.argv", [script.__file__, "--evaluate", str(path), *flag])
+        script.main()
+        assert calls.pop() == expected
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, RuntimeError, TypeError])
+@pytest.mark.parametrize("where", ["constructor", "reset", "step"])
+def test_errors_of_an_environment_are_its_own(script, where, error, in_tmp, monkeypatch):
+    env_kwargs = {"where": where, "error": error.__name__, "continuous": script.__name__ == "ppo_continuous"}
+    flags = ["--env-id", "probes:Faulty-v0", "--env-kwargs", json.dumps(env_kwargs), *SMALL.split()]
+    monkeypatch.setattr("sys.argv", [script.__file__, *flags])
+    with pytest.raises(error, match="a mistake in the environment") as raised:
+        script.main()
+    own = raised.value.__cause__ or raised.value  # Gymnasium adds the environment's name to what constructors raise
+    assert traceback.extract_tb(own.__traceback__)[-1].filename.endswith("probes.py")
+
+
+@pytest.mark.process
+def test_the_traceback_of_an_environment_in_a_process_of_its_own(script, tmp_path):
+    env_kwargs = {"where": "step", "error": "TypeError", "continuous": script.__name__ == "ppo_continuous"}
+    flags = ["--env-id", "probes:Faulty-v0", "--env-kwargs", json.dumps(env_kwargs), *SMALL.split()]
+    result = run_script(script.__name__, [*flags, "--vectorization-mode", "async"], tmp_path)
+    assert result.returncode == 1 and "TypeError: a mistake in the environment" in result.stderr
+    assert "probes.py" in result.stderr and "raise getattr(builtins, self.error)" in result.stderr
+
+
+def test_an_interrupted_run_says_how_to_go_on(script, in_tmp, monkeypatch):
+    compute_gae, calls = script.compute_gae, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return compute_gae(*args)
+
+    monkeypatch.setattr(script, "compute_gae", interrupted)
+    flags = f"--env-id {env_for(script)} {SMALL} --checkpoint-interval 1".split()
+    monkeypatch.setattr("sys.argv", ["ppo.py", *flags])
+    with pytest.raises(SystemExit) as exit_:
+        script.main()
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    assert exit_.value.code == f"interrupted; to go on: python ppo.py --resume {path.relative_to(in_tmp)}"
+    assert torch.load(path, weights_only=True)["global_step"] == 64
+
+
 def test_resume_takes_new_flags(script, trained, monkeypatch):
     """Here another learning rate, no longer annealed; what is not given stays as it was."""
     args, path = trained
@@ -140,183 +257,25 @@ def test_resume_takes_new_flags(script, trained, monkeypatch):
     assert rates == [0.0123] * (args.update_epochs * args.num_minibatches)
 
 
-def equal(a, b):
-    """Whether two checkpoints are the same in every bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_a_resumed_run_is_the_run_that_was_never_ended(script, mode, in_tmp, monkeypatch):
-    """Bit for bit, from whichever checkpoint, whether the environments were then within, at or after an episode."""
-    checkpoints = []
-    save = script.save_checkpoint
-    monkeypatch.setattr(script, "save_checkpoint", lambda p, c: (save(p, c), checkpoints.append(p.read_bytes())))
-    args = probe_args(
-        script, "Walk", num_envs=8, num_steps=16, total_timesteps=8 * 16 * 6, update_epochs=2, eval_episodes=1,
-        checkpoint_interval=1, vectorization_mode=mode, adaptive_kl=1e-5, norm_obs=True, norm_reward=True,
-    )  # fmt: skip
-    script.train(args)
-    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
-    expected = torch.load(path, weights_only=True)
-    for checkpoint in checkpoints[1:2] if mode == "async" else checkpoints[:5]:
-        path.write_bytes(checkpoint)
-        monkeypatch.setattr("sys.argv", [script.__file__, "--resume", str(path)])
-        script.main()
-        assert equal(torch.load(path, weights_only=True) | {"args": vars(args)}, expected)
-
-
 def test_resume_with_observations_that_are_flattened(script, in_tmp, monkeypatch):
     args = probe_args(script, "Dict", num_envs=2, num_steps=16, total_timesteps=96, update_epochs=1, eval_episodes=1)
-    script.train(args)
+    train(script, args)
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
     monkeypatch.setattr("sys.argv", [script.__file__, "--resume", str(path), "--total-timesteps", "128"])
     script.main()
     assert torch.load(path, weights_only=True)["global_step"] == 128
 
 
-@pytest.mark.parametrize("flag", ["--num-envs=4", "--vectorization-mode=vector_entry_point"])
-def test_resume_where_episodes_cannot_be_played_again(flag, in_tmp, monkeypatch):
-    """With other environments than before, or some that only exist as vectors, new episodes begin."""
-    script = importlib.import_module("ppo_discrete")
-    flags = [*f"--env-id CartPole-v1 {SMALL}".split(), *([flag] if "mode" in flag else [])]
-    monkeypatch.setattr("sys.argv", [script.__file__, *flags])
-    script.main()
-    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
-    monkeypatch.setattr("sys.argv", [script.__file__, "--resume", str(path), flag, "--total-timesteps", "224"])
-    script.main()
-    assert torch.load(path, weights_only=True)["global_step"] in (192, 224)
-
-
-class OwnRandomness(gym.Env):
-    """Its episodes last as long as `lengths` says, whatever the random state."""
-
-    observation_space, action_space = gym.spaces.Box(0, 99, (1,)), gym.spaces.Discrete(2)
-
-    def __init__(self, *lengths):
-        self.lengths = list(lengths)
-
-    def reset(self, **kwargs):
-        super().reset(**kwargs)
-        self.left = self.lengths.pop(0)
-        return np.float32([self.left]), {}
-
-    def step(self, action):
-        assert self.left, "stepped after its end"
-        self.left -= 1
-        return np.float32([self.left]), 1.0, self.left == 0, False, {}
-
-
-def test_an_episode_that_cannot_be_repeated_ends_early(script):
-    env = script.ReplayableEpisode(OwnRandomness(9, 3))
-    env.reset()
-    for action in (0, 1, 1, 0, 1):
-        env.step(action)
-    random_state, past = env.episode()
-    assert past.tolist() == [0, 1, 1, 0, 1]
-    env.replay = (random_state, past)
-    assert env.step(0)[1:4] == (1.0, True, False)
-    assert env.episode()[1].tolist() == [0, 1, 1]
-
-
-def test_an_episode_without_steps_is_repeated(script):
-    env = script.ReplayableEpisode(gym.make("CartPole-v1"))
-    env.reset(seed=1)
-    first, _ = env.reset()
-    env.replay = env.episode()
-    obs, reward, terminated, truncated, _ = env.step(0)
-    assert np.array_equal(obs, first) and (reward, terminated, truncated) == (0, False, False)
-    assert not np.array_equal(env.reset()[0], first)
-
-
 def test_a_checkpoint_is_on_the_disk_before_it_replaces_the_last_one(script, in_tmp, monkeypatch):
     sizes = []
     monkeypatch.setattr(os, "fsync", lambda number: sizes.append(os.fstat(number).st_size))
-    monkeypatch.setattr(os, "replace", lambda new_path, path: sizes.append(new_path.stat().st_size))
+    monkeypatch.setattr(os, "replace", lambda new_path, path: sizes.append(os.stat(new_path).st_size))
     script.save_checkpoint(in_tmp / "checkpoint.pt", {"beta": 1.0})  # less than what Python buffers
-    assert sizes[0] == sizes[1] > 100 and not list(in_tmp.iterdir())
+    assert sizes[0] == sizes[1] > 100
 
 
 def test_a_finished_run_says_how_to_extend_it(script, trained, monkeypatch):
     assert "raise --total-timesteps" in refused(script, monkeypatch, "--resume", trained[1])
-
-
-def train_with_signals(script, number, times, monkeypatch):
-    """Trains for ten iterations of 32 steps; in the third, the signal comes so many times."""
-    calls = []
-    compute_gae = script.compute_gae
-
-    def interrupted(*args):
-        calls.append(args)
-        for _ in range(times if len(calls) == 3 else 0):
-            os.kill(os.getpid(), number)
-        return compute_gae(*args)
-
-    monkeypatch.setattr(script, "compute_gae", interrupted)
-    script.train(probe_args(script, "Walk", num_envs=2, num_steps=16, total_timesteps=320, update_epochs=1))
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_its_iteration(script, number, in_tmp, monkeypatch, capsys):
-    handlers = [(which, signal.getsignal(which)) for which in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        with pytest.raises(SystemExit) as exit_:
-            train_with_signals(script, number, 1, monkeypatch)
-        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    finally:
-        for which, handler in handlers:
-            signal.signal(which, handler)
-    assert exit_.value.code == 128 + number
-    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
-    assert torch.load(path, weights_only=True)["global_step"] == 96
-    assert (
-        f"stopped at step 96; to go on: python {sys.argv[0]} --resume {path.relative_to(in_tmp)}"
-        in capsys.readouterr().out
-    )
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_kills(script, number, in_tmp, monkeypatch):
-    child = os.fork()
-    if child == 0:
-        signal.alarm(60)
-        try:
-            train_with_signals(script, number, 2, monkeypatch)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == number
-    assert not list(in_tmp.glob("runs/*/checkpoint.pt"))
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("mode", ["sync", "async"])
-def test_a_signal_finishes_the_iteration_and_saves(number, mode, tmp_path):
-    flags = "--env-id CartPole-v1 --num-envs 2 --num-steps 64 --total-timesteps 10000000 --checkpoint-interval 1000000"
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "ppo_discrete.py", *flags.split(), "--vectorization-mode", mode],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/*/events*")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(1)
-    # Ctrl-C reaches the whole process group, the workers of async too; SIGTERM only the process it is sent to.
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 128 + number and stderr == ""
-    (path,) = tmp_path.glob("runs/*/checkpoint.pt")
-    step = int(re.search(r"stopped at step (\d+); to go on: (.*)\n", stdout)[1])
-    assert torch.load(path, weights_only=True)["global_step"] == step > 0 and step % 128 == 0
-    assert f"--resume {path.relative_to(tmp_path)}" in stdout
-    result = run_script("ppo_discrete", f"--resume {path} --total-timesteps {step + 128} --eval-episodes 1", tmp_path)
-    assert result.returncode == 0 and "over 1 episodes" in result.stdout, result.stderr
 
 
 @pytest.mark.process
@@ -357,17 +316,8 @@ def test_evaluation_equals_that_of_training(script, tmp_path):
     assert len(list(tmp_path.glob("runs/*"))) == 1
 
 
-def test_evaluation_computes_with_one_thread_like_training(script):
-    """With two, matrices are multiplied in another order, and a lander may touch down a little differently."""
-    args = script.Args(env_id=env_for(script))
-    agent = script.Agent(script.make_envs(args, 1, "sync"), args)
-    torch.set_num_threads(2)
-    script.evaluate(agent, args, 1)
-    assert torch.get_num_threads() == 1
-
-
 @pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)
-def test_videos(script, in_tmp, monkeypatch, capsys):
+def test_videos(script, in_tmp, monkeypatch):
     flags = f"--env-id {env_for(script)} {SMALL} --capture-video".split()
     monkeypatch.setattr("sys.argv", [script.__file__, *flags])
     script.main()
@@ -382,12 +332,11 @@ def test_videos(script, in_tmp, monkeypatch, capsys):
     script.main()
     names = [video.name for video in path.parent.glob("videos/evaluation/*.mp4")]
     assert sorted(names) == ["greedy-episode-0.mp4", "greedy-episode-1.mp4", "greedy-episode-2.mp4"]
-    assert str(path.parent.relative_to(in_tmp) / "videos" / "evaluation") in capsys.readouterr().out
 
 
-def test_render_shows_the_episodes_one_by_one(script, in_tmp, monkeypatch):
+def test_render_shows_the_same_episodes(script, in_tmp, monkeypatch):
     args = probe_args(script, "Numbered", total_timesteps=256, update_epochs=1, eval_episodes=5)
-    agent = script.train(args)
+    agent = train(script, args)
     returns = script.evaluate(agent, args, 5)
     calls, make_envs = [], script.make_envs
 
@@ -396,8 +345,7 @@ def test_render_shows_the_episodes_one_by_one(script, in_tmp, monkeypatch):
         return make_envs(args, num_envs, mode)
 
     monkeypatch.setattr(script, "make_envs", make_envs_without_window)
-    args.render = True
-    np.testing.assert_array_equal(script.evaluate(agent, args, 5), returns)
+    np.testing.assert_array_equal(script.evaluate(agent, args, 5, render=True), returns)
     assert len(set(returns)) > 1 and calls == [(1, "sync", {"render_mode": "human"})]
 
 
@@ -414,23 +362,24 @@ def test_a_window_opens(tmp_path, monkeypatch):
 def test_a_greedy_episode_is_recorded_at_every_tenth_of_training(script, in_tmp, monkeypatch):
     calls = []
 
-    def evaluate(agent, args, num_episodes, video=None):
-        calls.append((num_episodes, video and f"{video.parent.name}/{video.name}"))
+    def evaluate(agent, args, num_episodes, video_dir=None):
+        calls.append((num_episodes, video_dir and f"{video_dir.parent.name}/{video_dir.name}"))
         return np.ones(num_episodes)
 
     monkeypatch.setattr(script, "evaluate", evaluate)
     flags = {"num_envs": 2, "num_steps": 8, "total_timesteps": 101 * 16, "update_epochs": 1, "eval_episodes": 7}
-    script.train(probe_args(script, "Probe", capture_video=True, **flags))
+    train(script, probe_args(script, "Probe", capture_video=True, **flags))
     steps = [*range(0, 101 * 16, 11 * 16), 101 * 16]  # before each eleventh of 101 iterations, and at the end
     assert calls == [(1, f"videos/step-{step}") for step in steps] + [(7, None)]
     calls.clear()
-    script.train(probe_args(script, "Probe", **flags))
+    train(script, probe_args(script, "Probe", **flags))
     assert calls == [(7, None)]
 
 
 def test_videos_of_what_cannot_be_rendered(script, in_tmp):
-    with pytest.raises(SystemExit, match="error: cannot make --env-id probes:Probe-v0"):
-        script.train(probe_args(script, "Probe", capture_video=True))
+    """The environment's own words."""
+    with pytest.raises(TypeError, match="unexpected keyword argument 'render_mode'"):
+        train(script, probe_args(script, "Probe", capture_video=True))
 
 
 class Malicious:
@@ -444,20 +393,20 @@ def test_what_is_no_checkpoint_is_refused(script, trained, flag, in_tmp, monkeyp
     good = path.read_bytes()
     bad = in_tmp / "bad.pt"
     for content, message in {
-        b"": "damaged, or not a checkpoint",
-        good[: len(good) // 2]: "damaged, or not a checkpoint",
-        b"#!/bin/sh\necho foreign\n": "damaged, or not a checkpoint",
-        pickle.dumps(Malicious()): "damaged, or not a checkpoint",
+        b"": "not a whole checkpoint",
+        good[: len(good) // 2]: "not a whole checkpoint",
+        b"#!/bin/sh\necho foreign\n": "not a whole checkpoint",
+        pickle.dumps(Malicious()): "not a whole checkpoint",
     }.items():
         bad.write_bytes(content)
         assert message in refused(script, monkeypatch, flag, bad)
     for thing in (Malicious(), [Malicious()], {"args": Malicious()}):
         torch.save(thing, bad)
-        assert "damaged, or not a checkpoint" in refused(script, monkeypatch, flag, bad)
+        assert "not a whole checkpoint" in refused(script, monkeypatch, flag, bad)
     assert not (in_tmp / "was-run").exists()
     for thing in ([1, 2], {"state_dict": {}}, {"args": {"lr": 1}}, {"args": 3}, torch.zeros(3)):
         torch.save(thing, bad)
-        assert "not a checkpoint of this script" in refused(script, monkeypatch, flag, bad)
+        assert "not a whole checkpoint" in refused(script, monkeypatch, flag, bad)
     assert "Is a directory" in refused(script, monkeypatch, flag, in_tmp)
     assert path.read_bytes() == good and len(list((in_tmp / "runs").iterdir())) == 1
 
@@ -467,15 +416,14 @@ def test_a_checkpoint_of_something_else_is_refused(script, trained, flag, monkey
     args, path = trained
     other_env = env_for(script, "Acrobot-v1", "MountainCarContinuous-v0")
     flags = (flag, path, "--total-timesteps", 999)
-    message = refused(script, monkeypatch, *flags, "--env-id", other_env)
-    assert f"was trained on {args.env_id}, not on {other_env}" in message
-    assert "agent" in refused(script, monkeypatch, *flags, "--hidden-size", 7)
-    assert "agent" in refused(script, monkeypatch, *flags, "--no-norm-obs")
+    assert "size mismatch" in refused(script, monkeypatch, *flags, "--env-id", other_env)
+    assert "size mismatch for actor.0.weight" in refused(script, monkeypatch, *flags, "--hidden-size", 7)
+    assert "obs_rms.mean" in refused(script, monkeypatch, *flags, "--no-norm-obs")
 
 
 def test_a_checkpoint_of_the_other_script_is_refused(script, trained, monkeypatch):
     other = importlib.import_module({"ppo_discrete": "ppo_continuous"}.get(script.__name__, "ppo_discrete"))
-    assert "not a checkpoint of this script" in refused(other, monkeypatch, "--evaluate", trained[1])
+    assert f"is for {script.__name__}.py" in refused(other, monkeypatch, "--evaluate", trained[1])
 
 
 @pytest.mark.process
@@ -490,19 +438,9 @@ def test_a_disk_that_cannot_be_written_any_further(limit, script, trained, in_tm
         in_tmp,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
-    assert result.stderr.startswith("error: cannot write the run")
-    assert path.read_bytes() == good
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; the file size limit above is the same path")
-def test_a_read_only_run_directory(script, trained, monkeypatch):
-    _, path = trained
-    good = path.read_bytes()
-    path.parent.chmod(0o555)
-    message = refused(script, monkeypatch, "--resume", path, "--total-timesteps", 999)
-    path.parent.chmod(0o755)
-    assert "cannot write the run directory" in message and path.read_bytes() == good
+    assert result.returncode == 1 and "File too large" in result.stderr
+    torch.load(path, weights_only=True)
+    assert limit > 0 or path.read_bytes() == good
 
 
 @pytest.mark.parametrize("where", ["observation", "reward"])
@@ -510,7 +448,7 @@ def test_non_finite_numbers_stop_the_run(script, where, in_tmp):
     args = probe_args(script, "NonFinite", num_envs=1, num_steps=32, total_timesteps=32 * 8, checkpoint_interval=1)
     args.env_kwargs = args.env_kwargs.replace("{", f'{{"where": "{where}", "at": 100, ')
     with pytest.raises(SystemExit, match=f"error: a non-finite {where} came up in the 32 steps before step 128"):
-        script.train(args)
+        train(script, args)
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["global_step"] == 96
@@ -520,4 +458,4 @@ def test_non_finite_numbers_stop_the_run(script, where, in_tmp):
 def test_a_diverged_run_stops(script, in_tmp):
     args = script.Args(env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=3200, learning_rate=1e38)
     with pytest.raises(SystemExit, match="error: a non-finite (loss|weight) came up"):
-        script.train(args)
+        train(script, args)

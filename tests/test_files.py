@@ -3,11 +3,14 @@
 import ast
 import difflib
 import re
+import subprocess
+import sys
 import tomllib
 
+import pytest
 from conftest import ROOT, SCRIPTS
 
-TEST_PACKAGES = {"pytest", "pytest-xdist"}
+TEST_PACKAGES = {"pytest", "pytest-xdist", "ruff"}
 
 
 def test_inline_metadata_equals_requirements():
@@ -42,37 +45,38 @@ def test_the_main_scripts_differ_only_in_what_actions_change():
     discrete, continuous = map(pieces, SCRIPTS)
     assert continuous.keys() - discrete.keys() == {"Args.init_log_std"}
     assert not discrete.keys() - continuous.keys()
-    differ_as_a_whole = {
-        "docstring",
-        "Agent.__init__",
-        "Agent.noise",
-        "Agent.act",
-        "Agent.to_env",
-        "Agent.log_prob_and_entropy",
-    }
+    differ_as_a_whole = {"docstring", "Agent.__init__", "Agent.act", "Agent.log_prob_and_entropy"}
     for name in discrete.keys() - differ_as_a_whole:
         ours, theirs = discrete[name], continuous[name]
         if name.startswith("Args."):  # only the default value may differ
             ours, theirs = ([re.sub(r" = .*?( #|$)", r" = ...\1", line) for line in lines] for lines in (ours, theirs))
         changed = [line[2:].strip() for line in difflib.ndiff(ours, theirs) if line[0] in "-+"]
-        if name == "train":
-            assert len(changed) == 2 and all(line.startswith("actions = np.zeros(") for line in changed)
-        elif name == "make_envs":
-            assert len(changed) == 4 and all("Discrete" in line or "gym.spaces.Box)" in line for line in changed)
+        if name == "make_envs":  # which actions there are, and what the environments get of them
+            assert all("action" in line.lower() or not line for line in changed)
         else:
             assert not changed, f"{name}: {changed}"
 
 
 def test_few_lines_differ():
     discrete, continuous = ((ROOT / f"{script}.py").read_text().splitlines() for script in SCRIPTS)
-    assert sum(line[0] in "-+" for line in difflib.ndiff(discrete, continuous)) <= 80
+    assert sum(line[0] in "-+" for line in difflib.ndiff(discrete, continuous)) <= 65
 
 
-def test_the_scripts_stay_short_enough_to_read():
-    limits = {"ppo_discrete": 643, "ppo_continuous": 650, "ppo_minimal_cartpole": 140}
-    for script, limit in limits.items():
-        lines = (ROOT / f"{script}.py").read_text().splitlines()
-        assert len(lines) <= limit and max(map(len, lines)) <= 120
+def test_the_scripts_stay_a_page_that_can_be_read():
+    """Limits that are never raised: a line too many is met by having less, not by denser lines."""
+    for script, limit in {"ppo_discrete": 450, "ppo_continuous": 450, "ppo_minimal_cartpole": 110}.items():
+        text = (ROOT / f"{script}.py").read_text()
+        assert len(text.splitlines()) <= limit and max(map(len, text.splitlines())) <= 120
+        ends = {part.name: part for part in ast.parse(text).body if isinstance(part, ast.FunctionDef)}
+        if script in SCRIPTS:
+            train = ends["train"]
+            assert train.end_lineno - train.lineno + 1 <= 130 and train.end_lineno < 315
+
+
+@pytest.mark.parametrize("command", [["format", "--check"], ["check"]], ids=" ".join)
+def test_formatted_by_ruff(command):
+    result = subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_the_scripts_import_nothing_of_this_repository():

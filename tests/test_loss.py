@@ -28,6 +28,24 @@ def sample(seed=0):
     }
 
 
+class GivenOutputs:
+    """An agent whose networks return what the sample says."""
+
+    def __init__(self, inputs):
+        self.inputs = inputs
+
+    def log_prob_and_entropy(self, obs, actions):
+        return self.inputs["log_probs"], self.inputs["entropy"]
+
+    def critic(self, obs):
+        return self.inputs["values"].unsqueeze(-1)
+
+
+def ppo_loss(script, inputs, args):
+    batch = {name: inputs[name] for name in ("old_log_probs", "advantages", "old_values", "returns")}
+    return script.ppo_loss(GivenOutputs(inputs), batch | {"obs": None, "actions": None}, 3.0, args)
+
+
 def expected_loss(inputs, beta, args):
     total = {"policy": 0.0, "value": 0.0, "entropy": 0.0, "kl": 0.0}
     rows = zip(*(inputs[name].tolist() for name in inputs), strict=True)
@@ -62,13 +80,15 @@ VARIANTS = [
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_loss_and_its_terms(script, variant):
     args, inputs = script.Args(**variant), sample()
-    loss, policy_loss, value_loss, approx_kl = script.ppo_loss(*inputs.values(), 3.0, args)
+    loss, metrics, ratio = ppo_loss(script, inputs, args)
     expected, mean = expected_loss(inputs, 3.0, args)
     assert loss.item() == pytest.approx(expected)
-    assert policy_loss.item() == pytest.approx(mean["policy"])
-    assert value_loss.item() == pytest.approx(mean["value"])
-    assert approx_kl.item() == pytest.approx(mean["kl"])
-    clipped = ((inputs["log_probs"] - inputs["old_log_probs"]).exp() - 1).abs() > args.clip_coef
+    assert metrics["policy_loss"].item() == pytest.approx(mean["policy"])
+    assert metrics["value_loss"].item() == pytest.approx(mean["value"])
+    assert metrics["entropy"].item() == pytest.approx(mean["entropy"])
+    assert metrics["approx_kl"].item() == pytest.approx(mean["kl"]) and not metrics["approx_kl"].requires_grad
+    torch.testing.assert_close(ratio, (inputs["log_probs"] - inputs["old_log_probs"]).exp())
+    clipped = (ratio - 1).abs() > args.clip_coef
     assert 0.1 < clipped.double().mean() < 0.95  # the sample tries both sides
 
 
@@ -77,7 +97,7 @@ def test_gradient(script, variant):
     """With respect to log-probabilities, entropies and values, against finite differences of the formula."""
     args, inputs = script.Args(**variant), sample(1)
     leaves = {name: inputs[name].clone().requires_grad_() for name in ("log_probs", "entropy", "values")}
-    loss, *_ = script.ppo_loss(*(inputs | leaves).values(), 3.0, args)
+    loss, _, _ = ppo_loss(script, inputs | leaves, args)
     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     for name, gradient in zip(leaves, gradients, strict=True):
         for i in range(0, N, 5):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, env_for, probe_args, run_script
+import torch.distributed as dist
+from conftest import ROOT, SMALL, env_for, probe_args, run_script, train
 
 
 def torchrun(arguments, cwd, num_processes=2):
@@ -26,29 +27,29 @@ def torchrun(arguments, cwd, num_processes=2):
 
 
 def train_in_two_processes(script, args, monkeypatch):
-    """What each of two processes sees: [batches, losses, gradients, agent], of this one and of one forked from it."""
-    seen = {"noise": [], "batches": [], "losses": [], "gradients": []}
-    draw_noise = script.Agent.noise
-    log_prob_and_entropy, ppo_loss, step = script.Agent.log_prob_and_entropy, script.ppo_loss, torch.optim.Adam.step
+    """What each of two processes sees, of this one and of one forked from it."""
+    seen = {"actions": [], "batches": [], "gradients": []}
+    act, ppo_loss, step = script.Agent.act, script.ppo_loss, torch.optim.Adam.step
 
-    def spied_noise(*args):
-        seen["noise"].append(draw_noise(*args))
-        return seen["noise"][-1]
+    def spied_act(agent, obs, greedy=False):
+        seen["actions"].append(torch.as_tensor(act(agent, obs, greedy)))
+        return seen["actions"][-1].numpy()
 
-    def spied_log_prob(agent, x, actions):
-        seen["batches"].append([x, actions])
-        return log_prob_and_entropy(agent, x, actions)
-
-    def spied_loss(*args):
-        seen["losses"].append([tensor.detach().clone() for tensor in args[:7]])
-        return ppo_loss(*args)
+    def spied_loss(agent, batch, *args):
+        seen["batches"].append({name: tensor.clone() for name, tensor in batch.items()})
+        return ppo_loss(agent, batch, *args)
 
     def spied_step(optimizer, *args):
-        seen["gradients"].append(optimizer.param_groups[0]["params"][0].grad.clone())
+        seen["gradients"].append(torch.cat([p.grad.flatten() for p in optimizer.param_groups[0]["params"]]))
         return step(optimizer, *args)
 
-    monkeypatch.setattr(script.Agent, "noise", spied_noise)
-    monkeypatch.setattr(script.Agent, "log_prob_and_entropy", spied_log_prob)
+    def train_as_one_of_two():
+        dist.init_process_group("gloo")
+        agent = train(script, args)
+        dist.destroy_process_group()
+        return agent.state_dict()
+
+    monkeypatch.setattr(script.Agent, "act", spied_act)
     monkeypatch.setattr(script, "ppo_loss", spied_loss)
     monkeypatch.setattr(torch.optim.Adam, "step", spied_step)
     with socket.socket() as free:
@@ -62,21 +63,22 @@ def train_in_two_processes(script, args, monkeypatch):
         os.environ["RANK"] = "1"
         status = 1
         try:
-            seen["agent"] = script.train(args).state_dict()
+            seen["agent"] = train_as_one_of_two()
             torch.save(seen, "second.pt")
             status = 0
         finally:
             os._exit(status)
-    seen["agent"] = script.train(args).state_dict()
+    seen["agent"] = train_as_one_of_two()
     _, status = os.waitpid(child, 0)
     assert status == 0
     return seen, torch.load("second.pt", weights_only=True)
 
 
-def test_two_processes_train_one_agent(script, in_tmp, monkeypatch, capsys):
+@pytest.mark.parametrize("num_envs", [4, 3])
+def test_two_processes_train_one_agent(script, num_envs, in_tmp, monkeypatch, capsys):
     """With everything that they must agree on, such as when to end an update early."""
     args = script.Args(
-        env_id=env_for(script), num_envs=4, num_steps=64, total_timesteps=4 * 64 * 5, num_minibatches=2,
+        env_id=env_for(script), num_envs=num_envs, num_steps=64, total_timesteps=num_envs * 64 * 5, num_minibatches=2,
         update_epochs=4, max_grad_norm=1e9, learning_rate=3e-3, target_kl=0.002, adaptive_kl=0.01, eval_episodes=2,
     )  # fmt: skip
     first, second = train_in_two_processes(script, args, monkeypatch)
@@ -88,15 +90,15 @@ def test_two_processes_train_one_agent(script, in_tmp, monkeypatch, capsys):
         assert torch.equal(tensor, second["agent"][name]), name
     assert 5 < len(first["gradients"]) == len(second["gradients"]) < 5 * 8  # some updates ended early
     assert all(map(torch.equal, first["gradients"], second["gradients"]))
-    for mine, other in zip(first["losses"], second["losses"], strict=True):
-        assert len(mine[3]) != len(other[3]) or not torch.equal(mine[3], other[3])
-    assert not torch.equal(first["noise"][0], second["noise"][0])
+    for mine, other in zip(first["batches"], second["batches"], strict=True):
+        assert mine["obs"].shape != other["obs"].shape or not torch.equal(mine["obs"], other["obs"])
+    mine, other = (torch.cat([actions[:1] for actions in process["actions"][:64]]) for process in (first, second))
+    assert not torch.equal(mine, other)
     # An epoch's advantages are normalized over the transitions of both.
-    epoch = torch.cat([call[3] for process in (first, second) for call in process["losses"][:2]])
+    epoch = torch.cat([batch["advantages"] for process in (first, second) for batch in process["batches"][:2]])
     assert epoch.mean().item() == pytest.approx(0, abs=1e-5)
     assert epoch.std(correction=0).item() == pytest.approx(1, rel=1e-4)
-    transitions = sum(len(process["losses"][0][0]) + len(process["losses"][1][0]) for process in (first, second))
-    assert 4 * 64 - 40 < transitions <= 4 * 64  # the batch is that of all processes together
+    assert num_envs * 64 - 40 < len(epoch) <= num_envs * 64  # the batch is that of all processes together
 
 
 def test_processes_agree_on_the_weight_of_the_kl_penalty(script, in_tmp, monkeypatch):
@@ -104,9 +106,9 @@ def test_processes_agree_on_the_weight_of_the_kl_penalty(script, in_tmp, monkeyp
     ppo_loss, betas = script.ppo_loss, []
 
     def loss_with_fixed_kl(*args):
-        betas.append(args[7])
-        loss, policy_loss, value_loss, approx_kl = ppo_loss(*args)
-        return loss, policy_loss, value_loss, torch.full_like(approx_kl, float(os.environ["RANK"]))
+        betas.append(args[2])
+        loss, metrics, ratio = ppo_loss(*args)
+        return loss, metrics | {"approx_kl": torch.tensor(float(os.environ["RANK"]))}, ratio
 
     monkeypatch.setattr(script, "ppo_loss", loss_with_fixed_kl)
     args = script.Args(
@@ -124,20 +126,20 @@ def test_the_gradient_is_the_mean_over_all_transitions(script, in_tmp, monkeypat
         max_grad_norm=1e9, norm_obs=True, norm_reward=True,
     )  # fmt: skip
     first, second = train_in_two_processes(script, args, monkeypatch)
-    assert len(first["losses"][0][0]) != len(second["losses"][0][0])
+    mine, other = (process["batches"][0] for process in (first, second))
+    assert len(mine["obs"]) != len(other["obs"])
 
     # The same again in this process, on the transitions of both.
     torch.manual_seed(args.seed)
     agent = script.Agent(script.make_envs(args, 1, "sync"), args)
-    x, actions = (torch.cat([process["batches"][1][i] for process in (first, second)]) for i in range(2))
-    fixed = [torch.cat([process["losses"][0][i] for process in (first, second)]) for i in range(7)]
-    log_probs, entropy = agent.log_prob_and_entropy(x, actions)
-    values = agent.critic(x).squeeze(-1)
-    loss, *_ = script.ppo_loss(log_probs, fixed[1], entropy, fixed[3], values, *fixed[5:], 1.0, args)
+    batch = {name: torch.cat([mine[name], other[name]]) for name in mine}
+    loss, _, _ = script.ppo_loss(agent, batch, 1.0, args)
     expected = torch.autograd.grad(loss, list(agent.parameters()))
     torch.testing.assert_close(first["gradients"][0], torch.cat([gradient.flatten() for gradient in expected]))
     # The observations of both are normalized alike.
-    assert x.mean().item() == pytest.approx(0, abs=1e-5) and x.std(correction=0).item() == pytest.approx(1, rel=1e-4)
+    obs = batch["obs"]
+    assert obs.mean().item() == pytest.approx(0, abs=1e-5)
+    assert obs.std(correction=0).item() == pytest.approx(1, rel=1e-4)
 
 
 def wait_for(job, text):
@@ -154,14 +156,17 @@ LONG = "--num-steps 64 --total-timesteps 200000 --checkpoint-interval 1 --num-mi
 
 
 @pytest.mark.process
-def test_a_signal_stops_all_processes_at_the_same_step(tmp_path):
+def test_a_killed_process_ends_the_job_and_it_can_go_on(tmp_path):
     job = torchrun([ROOT / "ppo_discrete.py", "--env-id", "CartPole-v1", *LONG.split()], tmp_path)
     wait_for(job, "step ")
-    job.send_signal(signal.SIGTERM)
-    output, _ = job.communicate(timeout=60)
-    assert "--resume runs/" in output and "stopped at step" in output and "another process" not in output
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    job.communicate(timeout=60)
+    assert job.returncode == 1
     (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
     steps = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert steps > 0
     again = f"--resume {checkpoint} --total-timesteps {steps + 2048} --eval-episodes 2"
     job = torchrun([ROOT / "ppo_discrete.py", *again.split()], tmp_path)
     output, _ = job.communicate(timeout=120)
@@ -169,23 +174,19 @@ def test_a_signal_stops_all_processes_at_the_same_step(tmp_path):
 
 
 @pytest.mark.process
-def test_a_killed_process_ends_the_job(tmp_path):
-    job = torchrun([ROOT / "ppo_discrete.py", "--env-id", "CartPole-v1", *LONG.split()], tmp_path)
-    wait_for(job, "step ")
-    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    assert len(children) == 2
-    os.kill(int(children[1]), signal.SIGKILL)
+def test_an_error_of_an_environment_in_one_of_several_processes(tmp_path):
+    env_kwargs = '{"where": "step", "error": "RuntimeError"}'
+    flags = ["--env-id", "probes:Faulty-v0", "--env-kwargs", env_kwargs, *SMALL.split()]
+    job = torchrun([ROOT / "ppo_discrete.py", *flags], tmp_path)
     output, _ = job.communicate(timeout=60)
-    assert job.returncode == 1 and "error: another process of this run has ended" in output
-    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
-    assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
+    assert job.returncode == 1 and "RuntimeError: a mistake in the environment" in output and "probes.py" in output
 
 
 @pytest.mark.process
-def test_environments_that_cannot_be_shared_out(tmp_path):
-    job = torchrun([ROOT / "ppo_discrete.py", "--num-envs", 3], tmp_path)
+def test_more_processes_than_environments(tmp_path):
+    job = torchrun([ROOT / "ppo_discrete.py", "--num-envs", 1], tmp_path)
     output, _ = job.communicate(timeout=60)
-    assert job.returncode == 1 and "error: --num-envs must be a multiple of the number of processes, 2" in output
+    assert job.returncode == 1 and "error: --num-minibatches must be at most 0" in output
     assert not list(tmp_path.iterdir())
 
 

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, train
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
 
@@ -69,7 +69,7 @@ def test_the_changes_for_forks(number, env_id, in_tmp):
         env_id=env_id, num_envs=8, num_steps=32, total_timesteps=256 * 8, num_minibatches=4, update_epochs=4,
         hidden_size=32, eval_episodes=20,
     )  # fmt: skip
-    agent = fork.train(args)
+    agent = train(fork, args)
     assert fork.evaluate(agent, args, 20).mean() == 1
     (checkpoint,) = in_tmp.glob("runs/*/checkpoint.pt")
     assert torch.load(checkpoint, weights_only=True)["args"]["env_id"] == env_id
