@@ -58,9 +58,8 @@ class Args:
     evaluate: str | None = None  # path of a checkpoint to evaluate instead of training
     eval_episodes: Count = 100  # greedy episodes of the evaluation
     render: bool = False  # with --evaluate: show the episodes in a window
-
     num_envs: Count = 16  # environments stepped side by side
-    num_steps: Count = 128  # steps of each environment per iteration; num-envs * num-steps are a batch
+    num_steps: Count = 128  # steps of each environment per iteration; num-envs * num-steps make a batch
     vectorization_mode: Literal["sync", "async", "vector_entry_point"] = "sync"  # how Gymnasium steps them
     learning_rate: Amount = 5e-4  # of Adam, at the start
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
@@ -77,8 +76,8 @@ class Args:
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: Amount = 0.0  # weight of the entropy bonus
     vf_coef: Amount = 0.5  # weight of the value loss
-    max_grad_norm: Amount = 5.0  # largest norm of a gradient, longer ones are scaled to it
-    target_kl: Limit = 0.05  # end an iteration's update at the first minibatch with a larger KL
+    max_grad_norm: Amount = 5.0  # largest norm of a gradient; longer gradients are scaled down to it
+    target_kl: Limit = 0.05  # stop an iteration's update before the first minibatch with a larger KL
     adaptive_kl: Limit = None  # KL that a penalty on top of the clipped objective is adapted to
 
 
@@ -108,7 +107,7 @@ class Agent(nn.Module):
 
     def act(self, obs: np.ndarray, greedy: bool = False) -> np.ndarray:  # [num_envs, obs_dim] -> [num_envs, action_dim]
         mean = self.actor(self.normalize(torch.as_tensor(obs, dtype=torch.float32)))
-        return (mean if greedy else mean + self.log_std.exp() * torch.randn_like(mean)).numpy(force=True)
+        return (mean if greedy else mean + self.log_std.exp() * torch.randn_like(mean)).cpu().numpy()
 
     def log_prob_and_entropy(self, normalized_obs, actions):  # [batch, obs_dim], [batch, action_dim] -> [batch], []
         noise = (actions - self.actor(normalized_obs)) / self.log_std.exp()
@@ -125,7 +124,7 @@ def compute_gae(rewards, values, terminated, done, gamma, gae_lambda):
     value of its last observation counts. Where `done[t]`, step t only resets: its advantage is meaningless, and unused.
     """
     deltas = rewards + gamma * ~terminated[1:] * values[1:] - values[:-1]  # TD errors
-    advantages = np.zeros_like(values)
+    advantages = np.zeros_like(values)  # the last row stays 0: the recursion starts from it
     for t in reversed(range(len(rewards))):
         advantages[t] = deltas[t] + gamma * gae_lambda * ~done[t + 1] * advantages[t + 1]
     return advantages[:-1]
@@ -134,23 +133,23 @@ def compute_gae(rewards, values, terminated, done, gamma, gae_lambda):
 def ppo_loss(agent, batch, beta, args):
     """Returns the loss of a batch or minibatch, [], what TensorBoard shows of it, and the ratios, [batch]."""
     advantages, old_values, returns = batch["advantages"], batch["old_values"], batch["returns"]
-    log_probs, entropy = agent.log_prob_and_entropy(batch["obs"], batch["actions"])
+    log_probs, entropy = agent.log_prob_and_entropy(batch["normalized_obs"], batch["actions"])
     log_ratio = log_probs - batch["old_log_probs"]
     ratio = log_ratio.exp()  # equation 6
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()  # equation 7
 
-    values = agent.critic(batch["obs"]).squeeze(-1)
+    values = agent.critic(batch["normalized_obs"]).squeeze(-1)
     squared_error = (values - returns).square()
     if args.clip_vloss:
         clipped_values = old_values + (values - old_values).clamp(-args.clip_coef, args.clip_coef)
         squared_error = torch.max(squared_error, (clipped_values - returns).square())
-    value_loss = 0.5 * squared_error.mean()
+    value_loss = 0.5 * squared_error.mean()  # the half is not in the paper
 
     # KL(old, new), estimated: never negative, and less noisy than -log_ratio, http://joschu.net/blog/kl-approx.html
     approx_kl = ((ratio - 1) - log_ratio).mean()
     loss = policy_loss + args.vf_coef * value_loss  # equation 9
-    if args.ent_coef:  # a gradient of 0 is not worth its time
+    if args.ent_coef:  # skip the cost of a gradient of 0
         loss = loss - args.ent_coef * entropy.mean()
     if args.adaptive_kl is not None:
         loss = loss + beta * approx_kl  # equation 8
@@ -162,15 +161,15 @@ def ppo_update(agent, optimizer, batch, beta, args):
     """Improves the agent on a batch, a dictionary of tensors [batch, ...]; returns the norms of the gradients."""
     parameters, grad_norms = list(agent.parameters()), []
     for _ in range(args.update_epochs):
-        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
+        for indices in torch.randperm(len(batch["returns"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics, _ = ppo_loss(agent, minibatch, beta, args)
             optimizer.zero_grad()
             loss.backward()
-            average([metrics["approx_kl"], *(parameter.grad for parameter in parameters)], len(indices))
+            average_over_processes([metrics["approx_kl"], *(parameter.grad for parameter in parameters)], len(indices))
             grad_norms.append(nn.utils.clip_grad_norm_(parameters, args.max_grad_norm))
             if args.target_kl is not None and metrics["approx_kl"] > args.target_kl:
-                return grad_norms
+                return grad_norms  # without the step that would follow
             optimizer.step()
     return grad_norms
 
@@ -199,19 +198,19 @@ def train(args: Args, run_dir: Path) -> Agent:
             writer = SummaryWriter(run_dir, purge_step=global_step + 1 if args.resume else None)
         except OSError as error:
             sys.exit(f"error: cannot write the run directory: {error}")
-    else:  # other actions and minibatches than process 0
+    else:  # draw other actions and minibatches than process 0
         torch.manual_seed(args.seed + 1000 * rank + global_step)
 
-    # Rollout buffers. Row t of those with num_steps + 1 rows is what was known before step t.
+    # Rollout buffers. Row t is what step t gave; with num_steps + 1 rows, it is what was known before step t.
     obs = np.zeros((args.num_steps + 1, num_envs, *envs.single_observation_space.shape), np.float32)
     terminated, done = np.zeros((2, args.num_steps + 1, num_envs), bool)  # done: terminated or truncated
     actions = np.zeros((args.num_steps, num_envs, *envs.single_action_space.shape), envs.single_action_space.dtype)
     rewards, discounted_returns = np.zeros((2, args.num_steps, num_envs), np.float32)
 
-    obs[-1], _ = envs.reset(seed=args.seed + global_step + rank * args.num_envs)
+    obs[-1], _ = envs.reset(seed=args.seed + global_step + rank * args.num_envs)  # a rollout goes on from row -1
     start_step, start_time = global_step, time.perf_counter()
-    iterations = range(global_step // batch_size + 1, num_iterations + 1)
-    for iteration in (progress := tqdm(iterations, unit_scale=batch_size, disable=rank > 0 or None, file=sys.stdout)):
+    iterations = range(num_iterations - (args.total_timesteps - global_step) // batch_size + 1, num_iterations + 1)
+    for iteration in (progress := tqdm(iterations, disable=None if rank == 0 else True, file=sys.stdout)):
         if args.capture_video and rank == 0 and (iteration - 1) % math.ceil(num_iterations / 10) == 0:
             evaluate(agent, args, num_episodes=1, video_dir=run_dir / "videos" / f"step-{global_step}")
         fraction_left = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1
@@ -224,7 +223,7 @@ def train(args: Args, run_dir: Path) -> Agent:
                 actions[t] = agent.act(obs[t])
                 obs[t + 1], rewards[t], terminated[t + 1], truncated, _ = envs.step(actions[t])
                 done[t + 1] = terminated[t + 1] | truncated
-        for t in range(args.num_steps):  # of the episode up to step t; row -1 is the last one of the previous rollout
+        for t in range(args.num_steps):  # rewards of the episode so far; row -1 is the end of the previous rollout
             discounted_returns[t] = rewards[t] + args.gamma * ~done[t] * discounted_returns[t - 1]
         global_step += batch_size
 
@@ -234,31 +233,31 @@ def train(args: Args, run_dir: Path) -> Agent:
         with torch.no_grad():
             if args.norm_reward:
                 return_rms.update(torch.as_tensor(discounted_returns)[valid])
-            if args.norm_obs and iteration == 1:  # at once: the initial actor hardly depends on its input
+            if args.norm_obs and global_step == batch_size:  # already: an untrained actor hardly depends on its input
                 agent.obs_rms.update(valid_obs)
             values = agent.critic(agent.normalize(torch.as_tensor(obs))).squeeze(-1)
             advantages = compute_gae(
                 rewards / return_rms.std.item(), values.numpy(force=True), terminated, done, args.gamma, args.gae_lambda
             )
-            batch = {"obs": agent.normalize(valid_obs), "actions": torch.as_tensor(actions)[valid]}
-            batch["old_log_probs"], _ = agent.log_prob_and_entropy(batch["obs"], batch["actions"])
+            batch = {"normalized_obs": agent.normalize(valid_obs), "actions": torch.as_tensor(actions)[valid]}
+            batch["old_log_probs"], _ = agent.log_prob_and_entropy(batch["normalized_obs"], batch["actions"])
             batch["old_values"] = values[:-1][valid]
             batch["advantages"] = torch.as_tensor(advantages)[valid]
             batch["returns"] = batch["advantages"] + batch["old_values"]
             if args.norm_adv:
-                rms = RunningMeanStd().update(batch["advantages"])
-                batch["advantages"] = (batch["advantages"] - rms.mean) / rms.std
+                adv_rms = RunningMeanStd().update(batch["advantages"])
+                batch["advantages"] = (batch["advantages"] - adv_rms.mean) / adv_rms.std
 
         grad_norms = ppo_update(agent, optimizer, batch, beta, args)
 
         with torch.no_grad():
             loss, metrics, ratio = ppo_loss(agent, batch, beta, args)  # after the update, over the whole batch
-            if args.norm_obs and iteration > 1:  # only now: rollout and update must normalize an observation alike
+            if args.norm_obs and global_step > batch_size:  # only now: rollout and update must normalize alike
                 agent.obs_rms.update(valid_obs)
         if args.adaptive_kl is not None:  # PPO paper, section 4
-            average([metrics["approx_kl"]], len(ratio))
+            average_over_processes([metrics["approx_kl"]], len(ratio))
             relative_kl = metrics["approx_kl"] / args.adaptive_kl
-            beta *= 2 if relative_kl > 1.5 else 0.5 if relative_kl < 1 / 1.5 else 1
+            beta *= 2 if relative_kl > 1.5 else 1 if relative_kl >= 1 / 1.5 else 0.5
         for name, array in {"observation": obs, "reward": rewards, "loss": loss.numpy(force=True)}.items():
             if not np.isfinite(array).all():
                 sys.exit(f"error: a non-finite {name} came up in the {batch_size} steps before step {global_step}")
@@ -302,8 +301,8 @@ def train(args: Args, run_dir: Path) -> Agent:
     return agent
 
 
-def average(tensors: list[torch.Tensor], weight: int) -> int:
-    """Replaces tensors by their weighted means over all processes, in one message; returns the sum of the weights."""
+def average_over_processes(tensors: list[torch.Tensor], weight: int) -> int:
+    """Replaces tensors, in place, by their weighted means, in one message; returns the sum of the weights."""
     if not dist.is_initialized():
         return weight
     message = weight * nn.utils.parameters_to_vector([*tensors, torch.ones(1)])
@@ -323,13 +322,13 @@ class RunningMeanStd(nn.Module):
 
     def update(self, batch: torch.Tensor) -> "RunningMeanStd":  # [batch, *shape]
         mean = batch.mean(0)
-        count = average([mean], len(batch))
+        count = average_over_processes([mean], len(batch))
         var = (batch - mean).square().mean(0)
-        average([var], len(batch))
+        average_over_processes([var], len(batch))
         self.count += count
         weight, delta = count / self.count, mean - self.mean
         var = (1 - weight) * self.std.square() + weight * (var + (1 - weight) * delta.square())
-        self.std.copy_(var.sqrt().clamp(min=1e-4))  # not 0, for it divides
+        self.std.copy_(var.sqrt().clamp(min=1e-4))  # never 0: it is a divisor
         self.mean += weight * delta
         return self
 
@@ -344,7 +343,7 @@ def evaluate(agent, args, num_episodes: int, video_dir: Path | None = None, rend
     envs, returns = make_envs(args, 1, "sync", **kwargs), np.zeros(num_episodes)
     for episode in range(num_episodes):
         obs, _ = envs.reset(seed=args.seed + 1_000_000 + episode)
-        for _ in range(envs.unwrapped.spec.max_episode_steps or 10_000):  # a greedy agent may go in circles for ever
+        for _ in range(envs.unwrapped.spec.max_episode_steps or 10_000):  # a greedy agent may go in circles forever
             obs, rewards, terminated, truncated, _ = envs.step(agent.act(obs, greedy=True))
             returns[episode] += rewards[0]
             if terminated[0] or truncated[0]:
@@ -359,13 +358,13 @@ def make_envs(args: Args, num_envs: int, vectorization_mode: str, **kwargs) -> g
     """Environments that observe flat vectors and take the agent's actions; exits if they do not suit this script."""
     try:
         envs = gym.make_vec(args.env_id, num_envs, vectorization_mode, **kwargs, **json.loads(args.env_kwargs))
-    except (gym.error.Error, ModuleNotFoundError, json.JSONDecodeError) as error:  # no bug: these keep their traceback
+    except (gym.error.Error, ModuleNotFoundError, json.JSONDecodeError) as error:  # what is no bug
         sys.exit(f"error: cannot make --env-id {args.env_id} with --env-kwargs {args.env_kwargs}: {error}")
     space, action_space = envs.single_observation_space, envs.single_action_space
     if not isinstance(action_space, gym.spaces.Box):
         sys.exit(f"error: {args.env_id} has the actions {action_space}, not a Box; Discrete is for ppo_discrete.py")
-    if envs.metadata["autoreset_mode"] != gym.vector.AutoresetMode.NEXT_STEP:
-        sys.exit(f"error: {args.env_id} resets in {envs.metadata['autoreset_mode']}, not in AutoresetMode.NEXT_STEP")
+    if (mode := envs.metadata.get("autoreset_mode")) != gym.vector.AutoresetMode.NEXT_STEP:
+        sys.exit(f"error: {args.env_id} resets in the mode {mode}, but this script needs AutoresetMode.NEXT_STEP")
     if not space.is_np_flattenable or (space.dtype == np.uint8 and len(space.shape) > 1):
         sys.exit(f"error: {args.env_id} observes {space}; this script is for what can be flattened, and not for images")
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
@@ -412,7 +411,7 @@ def check_args(args: Args):
         sys.exit("error: --total-timesteps must be at least one batch, num-envs * num-steps")
     fewest = args.num_envs // int(os.environ.get("WORLD_SIZE", "1")) * (args.num_steps // 2)  # half may be resets
     if args.num_minibatches > fewest:
-        sys.exit(f"error: --num-minibatches must be at most {fewest}, or one might be empty; or raise --num-envs")
+        sys.exit(f"error: --num-minibatches must be at most {fewest}, or one might be empty; or raise --num-steps")
     if args.cuda and not torch.cuda.is_available():
         sys.exit("error: --cuda needs a GPU that PyTorch can use, and there is none; without it, the CPU does the work")
 
@@ -424,7 +423,7 @@ def main():
         kept = vars(args).keys() - {"resume", "evaluate", "render", "capture_video"}  # these are about one command
         args = tyro.cli(Args, default=Args(**{flag: saved[flag] for flag in kept if flag in saved}))
     check_args(args)
-    torch.set_num_threads(1)  # matrices this small are multiplied before a second thread is awake
+    torch.set_num_threads(1)  # matrices this small are multiplied before a second thread could start
     torch.backends.cudnn.deterministic = args.torch_deterministic
     if args.cuda:  # tensors are made there from now on
         torch.set_default_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
@@ -441,7 +440,8 @@ def main():
     try:
         train(args, run_dir)
     except KeyboardInterrupt:
-        sys.exit(f"interrupted; to go on: python {sys.argv[0]} --resume {run_dir}/checkpoint.pt")
+        hint = f"; to go on: python {sys.argv[0]} --resume {run_dir}/checkpoint.pt"
+        sys.exit("interrupted" + (hint if Path(run_dir, "checkpoint.pt").exists() else ""))
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -36,8 +36,8 @@ NAMES = {
     "ReLU": "Identity", "var": "std",
 }  # fmt: skip
 # Calls whose effect is text, logging or progress; functions that only describe.
-SILENT = {"print", "fail", "add_scalar", "add_histogram", "add_summary", "set_postfix_str", "tqdm"}
-SKIPPED_FUNCTIONS = {"describe", "fail", "main"}
+SILENT = {"print", "add_scalar", "add_histogram", "set_postfix_str", "tqdm"}
+SKIPPED_FUNCTIONS = {"main"}
 
 
 def is_silent(node):
@@ -45,7 +45,7 @@ def is_silent(node):
     if isinstance(node, ast.If | ast.For) and not getattr(node, "orelse", None):
         return all(map(is_silent, node.body))
     call = getattr(node, "value", None)
-    text_only = "progress scalars summary= mean_return sps= no_bar= hint= writer. start_ threading.".split()
+    text_only = "progress scalars summary= sps= writer.flush start_step, mean,".split()
     return ast.unparse(node).replace(" =", "=").startswith(tuple(text_only)) or (
         isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] in SILENT
     )

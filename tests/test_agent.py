@@ -180,3 +180,14 @@ def test_training_on_a_box_of_another_shape(in_tmp):
     """The probe asserts on each action that it is in the box."""
     _, args = box_envs(BOXES["matrix"], num_envs=2, num_steps=16, total_timesteps=32, eval_episodes=1)
     train(ppo_continuous, args)
+
+
+def test_greedy_actions_use_no_randomness(script):
+    """So a video or an evaluation in between does not change what is learned."""
+    agent = make_agent(script, norm_obs=False)
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        agent.act(np.ones((1, agent.actor[0].in_features), np.float32), greedy=True)
+        assert torch.equal(torch.get_rng_state(), state)
+        agent.act(np.ones((1, agent.actor[0].in_features), np.float32))
+        assert not torch.equal(torch.get_rng_state(), state)

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -138,12 +139,27 @@ def test_resume_keeps_the_weight_of_the_kl_penalty(script, trained, monkeypatch)
     assert torch.load(path, weights_only=True)["beta"] == 0.03125
 
 
-def test_resume_with_other_environments(script, trained, monkeypatch):
+@pytest.mark.parametrize(("num_envs", "steps"), [(4, 320), (32, 704)])
+def test_resume_with_other_environments(script, trained, num_envs, steps, monkeypatch):
+    """The batch may even be larger than all of the training before: the policy is not a new one for that."""
     _, path = trained
-    flags = ["--resume", str(path), "--num-envs", "4", "--total-timesteps", "320"]
+    old = torch.load(path, weights_only=True)
+    act, counts = script.Agent.act, []
+    monkeypatch.setattr(
+        script.Agent,
+        "act",
+        lambda self, *args, **kw: (counts.append(int(self.obs_rms.count)), act(self, *args, **kw))[1],
+    )
+    log_prob, seen = script.Agent.log_prob_and_entropy, []
+    monkeypatch.setattr(
+        script.Agent, "log_prob_and_entropy",
+        lambda self, *args: (seen.append(int(self.obs_rms.count)), log_prob(self, *args))[1],
+    )  # fmt: skip
+    flags = ["--resume", str(path), "--num-envs", str(num_envs), "--total-timesteps", str(steps)]
     monkeypatch.setattr("sys.argv", [script.__file__, *flags])
     script.main()
-    assert torch.load(path, weights_only=True)["global_step"] == 320
+    assert torch.load(path, weights_only=True)["global_step"] == steps
+    assert counts[0] == seen[0] == old["agent"]["obs_rms.count"]  # acted and learned with the same normalization
 
 
 # What a fork changes: flags, and environments with mistakes in them.
@@ -235,6 +251,11 @@ def test_an_interrupted_run_says_how_to_go_on(script, in_tmp, monkeypatch):
 
     monkeypatch.setattr(script, "compute_gae", interrupted)
     flags = f"--env-id {env_for(script)} {SMALL} --checkpoint-interval 1".split()
+    monkeypatch.setattr("sys.argv", ["ppo.py", *flags, "--no-save-model"])
+    with pytest.raises(SystemExit, match="^interrupted$"):
+        script.main()
+    shutil.rmtree("runs")
+    calls.clear()
     monkeypatch.setattr("sys.argv", ["ppo.py", *flags])
     with pytest.raises(SystemExit) as exit_:
         script.main()

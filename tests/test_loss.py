@@ -43,7 +43,7 @@ class GivenOutputs:
 
 def ppo_loss(script, inputs, args):
     batch = {name: inputs[name] for name in ("old_log_probs", "advantages", "old_values", "returns")}
-    return script.ppo_loss(GivenOutputs(inputs), batch | {"obs": None, "actions": None}, 3.0, args)
+    return script.ppo_loss(GivenOutputs(inputs), batch | {"normalized_obs": None, "actions": None}, 3.0, args)
 
 
 def expected_loss(inputs, beta, args):

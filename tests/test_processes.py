@@ -91,7 +91,9 @@ def test_two_processes_train_one_agent(script, num_envs, in_tmp, monkeypatch, ca
     assert 5 < len(first["gradients"]) == len(second["gradients"]) < 5 * 8  # some updates ended early
     assert all(map(torch.equal, first["gradients"], second["gradients"]))
     for mine, other in zip(first["batches"], second["batches"], strict=True):
-        assert mine["obs"].shape != other["obs"].shape or not torch.equal(mine["obs"], other["obs"])
+        assert mine["normalized_obs"].shape != other["normalized_obs"].shape or not torch.equal(
+            mine["normalized_obs"], other["normalized_obs"]
+        )
     mine, other = (torch.cat([actions[:1] for actions in process["actions"][:64]]) for process in (first, second))
     assert not torch.equal(mine, other)
     # An epoch's advantages are normalized over the transitions of both.
@@ -127,7 +129,7 @@ def test_the_gradient_is_the_mean_over_all_transitions(script, in_tmp, monkeypat
     )  # fmt: skip
     first, second = train_in_two_processes(script, args, monkeypatch)
     mine, other = (process["batches"][0] for process in (first, second))
-    assert len(mine["obs"]) != len(other["obs"])
+    assert len(mine["normalized_obs"]) != len(other["normalized_obs"])
 
     # The same again in this process, on the transitions of both.
     torch.manual_seed(args.seed)
@@ -137,7 +139,7 @@ def test_the_gradient_is_the_mean_over_all_transitions(script, in_tmp, monkeypat
     expected = torch.autograd.grad(loss, list(agent.parameters()))
     torch.testing.assert_close(first["gradients"][0], torch.cat([gradient.flatten() for gradient in expected]))
     # The observations of both are normalized alike.
-    obs = batch["obs"]
+    obs = batch["normalized_obs"]
     assert obs.mean().item() == pytest.approx(0, abs=1e-5)
     assert obs.std(correction=0).item() == pytest.approx(1, rel=1e-4)
 

@@ -57,7 +57,7 @@ def test_cartpole_reset_steps_are_left_out(script, in_tmp, monkeypatch):
 
     steps, lengths, terminations = [], [], []
     spy(monkeypatch, CartPoleEnv, "step", after=lambda result, *_: steps.append(result))
-    spy(monkeypatch, script, "ppo_loss", before=lambda agent, batch, *_: lengths.append(len(batch["obs"])))
+    spy(monkeypatch, script, "ppo_loss", before=lambda agent, batch, *_: lengths.append(len(batch["normalized_obs"])))
     spy(monkeypatch, script, "evaluate", before=lambda *_, **__: terminations.append(len(steps)))
     args = script.Args(env_id="CartPole-v1", num_envs=4, num_steps=256, total_timesteps=4 * 256 * 2, update_epochs=3)
     train(script, args)
@@ -243,9 +243,9 @@ def test_logged_losses_are_those_of_the_whole_batch_after_the_update(script, in_
         eval_episodes=1,
     )
     agent = train(script, args)
-    names = ("obs", "actions", "old_log_probs", "old_values", "advantages", "returns")
+    names = ("normalized_obs", "actions", "old_log_probs", "old_values", "advantages", "returns")
     obs, actions, old_log_probs, old_values, advantages, returns = (batches[-1][name] for name in names)
-    assert len(obs) == sum(len(batch["obs"]) for batch in batches[: args.num_minibatches])
+    assert len(obs) == sum(len(batch["normalized_obs"]) for batch in batches[: args.num_minibatches])
     with torch.no_grad():
         log_probs, entropy = agent.log_prob_and_entropy(obs, actions)
         values = agent.critic(obs)[:, 0]
