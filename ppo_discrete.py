@@ -77,7 +77,7 @@ class Args:
     vf_coef: Amount = 0.5  # weight of the value loss
     max_grad_norm: Amount = 0.5  # largest norm of a gradient; longer gradients are scaled down to it
     target_kl: Limit = None  # stop an iteration's update before the first minibatch with a larger KL
-    adaptive_kl: Limit = None  # KL that a penalty on top of the clipped objective is adapted to
+    adaptive_kl: Limit = None  # KL that beta, the weight of a KL penalty on top of clipping, is adapted to
 
 
 def mlp(num_inputs: int, hidden_size: int, num_outputs: int, output_gain: float) -> nn.Sequential:
@@ -100,7 +100,7 @@ class Agent(nn.Module):
         self.actor = mlp(obs_dim, args.hidden_size, num_actions, 0.01)  # almost uniform at first
         self.critic = mlp(obs_dim, args.hidden_size, 1, 1.0)
 
-    def normalize(self, obs: torch.Tensor) -> torch.Tensor:  # [..., obs_dim] -> [..., obs_dim]
+    def normalize(self, obs: torch.Tensor) -> torch.Tensor:  # [..., obs_dim] -> [..., obs_dim], without gradient
         return ((obs - self.obs_rms.mean) / self.obs_rms.std).clamp(-10, 10) if self.obs_rms else obs
 
     def act(self, obs: np.ndarray, greedy: bool = False) -> np.ndarray:  # [num_envs, obs_dim] -> [num_envs]
@@ -186,15 +186,15 @@ def train(args: Args, run_dir: Path) -> Agent:
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     return_rms = RunningMeanStd()
-    global_step, beta = 0, 1.0  # beta is the weight of the adaptive KL penalty
+    global_step, beta = 0, 1.0  # beta: see --adaptive-kl
     if args.resume:
         checkpoint = load_checkpoint(args.resume, agent=agent, optimizer=optimizer, return_rms=return_rms)
-        global_step, beta = checkpoint["global_step"], checkpoint["beta"]
+        global_step, beta = checkpoint["global_step"], checkpoint.get("beta", beta)
         torch.set_rng_state(checkpoint["rng_state"])
         if global_step + batch_size > args.total_timesteps:
             sys.exit(f"error: {args.resume} has been trained for {global_step} steps; raise --total-timesteps to go on")
     if rank == 0:
-        try:  # purge_step hides what was logged after the checkpoint by the run that is resumed
+        try:  # makes run_dir; purge_step hides what was logged after the checkpoint by the run that is resumed
             writer = SummaryWriter(run_dir, purge_step=global_step + 1 if args.resume else None)
         except OSError as error:
             sys.exit(f"error: cannot write the run directory: {error}")
@@ -219,7 +219,7 @@ def train(args: Args, run_dir: Path) -> Agent:
         # Rollout: only the actor runs. Values and log-probabilities follow in one pass, with the same weights.
         obs[0], terminated[0], done[0] = obs[-1], terminated[-1], done[-1]
         with torch.inference_mode():
-            for t in range(args.num_steps):
+            for t in range(args.num_steps):  # where done[t], step t only resets: no transition, and reset()'s info
                 actions[t] = agent.act(obs[t])
                 obs[t + 1], rewards[t], terminated[t + 1], truncated, _ = envs.step(actions[t])
                 done[t + 1] = terminated[t + 1] | truncated
@@ -262,14 +262,14 @@ def train(args: Args, run_dir: Path) -> Agent:
             if not np.isfinite(array).all():
                 sys.exit(f"error: a non-finite {name} came up in the {batch_size} steps before step {global_step}")
 
-        if rank == 0:
+        if rank == 0:  # what is logged is of process 0 alone
             metrics |= {"beta": beta, "grad_norm": torch.stack(grad_norms).mean(), "old_approx_kl": -ratio.log().mean()}
             metrics["clipfrac"] = ((ratio - 1).abs() > args.clip_coef).float().mean()
             metrics["explained_variance"] = 1 - (batch["returns"] - batch["old_values"]).var() / batch["returns"].var()
             sps = (global_step - start_step) / (time.perf_counter() - start_time)
             scalars = {f"losses/{name}": value for name, value in metrics.items()}
             scalars |= {"charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/SPS": sps}
-            if envs.return_queue:  # of the last 100 episodes, with the rewards as the environment gave them
+            if envs.return_queue:  # the last 100 episodes since the start or --resume, their rewards not scaled
                 scalars["charts/episodic_return"] = np.mean(envs.return_queue)
                 scalars["charts/episodic_length"] = np.mean(envs.length_queue)
             for tag, value in scalars.items():
@@ -355,7 +355,7 @@ def evaluate(agent, args, num_episodes: int, video_dir: Path | None = None, rend
 
 
 def make_envs(args: Args, num_envs: int, vectorization_mode: str, **kwargs) -> gym.vector.VectorEnv:
-    """Environments that observe flat vectors and take the agent's actions; exits if they do not suit this script."""
+    """Environments that observe flat vectors and take the agent's actions, or an error; `kwargs` go to gym.make_vec."""
     try:
         envs = gym.make_vec(args.env_id, num_envs, vectorization_mode, **kwargs, **json.loads(args.env_kwargs))
     except (gym.error.Error, ModuleNotFoundError, json.JSONDecodeError) as error:  # what is no bug
