@@ -409,9 +409,8 @@ def check_args(args: Args):
                 sys.exit(f"error: --{name.replace('_', '-')} must be between {low} and {high}, but is {value}")
     if args.total_timesteps < args.num_envs * args.num_steps:
         sys.exit("error: --total-timesteps must be at least one batch, num-envs * num-steps")
-    fewest = args.num_envs // int(os.environ.get("WORLD_SIZE", "1")) * (args.num_steps // 2)  # half may be resets
-    if args.num_minibatches > fewest:
-        sys.exit(f"error: --num-minibatches must be at most {fewest}, or one might be empty; or raise --num-steps")
+    if args.num_minibatches > (most := args.num_envs // int(os.environ.get("WORLD_SIZE", "1")) * (args.num_steps // 2)):
+        sys.exit(f"error: --num-minibatches must be at most {most}, half of a batch: the rest may be resets")
     if args.cuda and not torch.cuda.is_available():
         sys.exit("error: --cuda needs a GPU that PyTorch can use, and there is none; without it, the CPU does the work")
 
@@ -442,8 +441,9 @@ def main():
     except KeyboardInterrupt:
         hint = f"; to go on: python {sys.argv[0]} --resume {run_dir}/checkpoint.pt"
         sys.exit("interrupted" + (hint if Path(run_dir, "checkpoint.pt").exists() else ""))
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if dist.is_initialized():  # gloo's threads abort one regular exit in many, and torchrun would report a failure
+        sys.stdout.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
