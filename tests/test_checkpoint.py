@@ -165,11 +165,11 @@ def test_resume_with_other_environments(script, trained, num_envs, steps, monkey
 # What a fork changes: flags, and environments with mistakes in them.
 
 
-def forked(script, old, new):
-    """The script as a module, with one text exchanged."""
-    text = Path(script.__file__).read_text()
-    assert text.count(old) == 1
-    Path("fork.py").write_text(text.replace(old, new))
+def forked(script, flag, lines):
+    """The script as a module, with other lines in place of that of a flag."""
+    text, count = re.subn(rf"(?m)^    {flag}: .*\n", lines, Path(script.__file__).read_text())
+    assert count == 1
+    Path("fork.py").write_text(text)
     spec = importlib.util.spec_from_file_location("fork", "fork.py")
     sys.modules["fork"] = fork = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fork)
@@ -180,8 +180,8 @@ def forked(script, old, new):
 def test_checkpoints_survive_a_change_of_flags(script, trained, added, monkeypatch, capsys):
     """A flag more in Args, or one less than when the checkpoint was written; checks of flags go on."""
     _, path = trained
-    flag = "    vf_coef: Amount = 0.5  # weight of the value loss\n"
-    fork = forked(script, flag, flag + "    my_coef: Amount = 7.5  # new\n" if added else "")
+    lines = "    vf_coef: Amount = 0.5  # weight of the value loss\n    my_coef: Amount = 7.5  # new\n"
+    fork = forked(script, "vf_coef", lines if added else "")
     if not added:
         fork.Args.vf_coef = 0.5  # no flag any more; a fork deletes its use as well
     for command in (["--evaluate", str(path)], ["--resume", str(path), "--total-timesteps", "256"]):
