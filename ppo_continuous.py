@@ -42,7 +42,7 @@ Limit = Annotated[float | None, (0, math.inf)]
 
 @dataclass
 class Args:
-    """Train PPO, resume a run, or evaluate one. With a checkpoint, its flags are the defaults."""
+    """Train PPO, resume a run, or evaluate one: the defaults are then the flags of its checkpoint."""
 
     env_id: str = "LunarLanderContinuous-v3"  # Gymnasium id; `module:Env-v0` first imports the module
     env_kwargs: str = "{}"  # keyword arguments of the environment as JSON, such as '{"enable_wind": true}'
@@ -51,7 +51,7 @@ class Args:
     seed: Annotated[int, (0, math.inf)] = 1  # of the environments, the initial weights, the actions and the minibatches
     torch_deterministic: bool = True  # use only deterministic cuDNN kernels
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
-    capture_video: bool = False  # record greedy episodes: one at every tenth of training, or those of --evaluate
+    capture_video: bool = False  # record greedy episodes, of this command: at each tenth of training, or of --evaluate
     save_model: bool = True  # write checkpoint.pt into the run directory, at intervals and at the end
     checkpoint_interval: Count = 10  # iterations from one checkpoint to the next
     resume: str | None = None  # path of the checkpoint to go on from; a higher --total-timesteps extends the run
@@ -262,7 +262,7 @@ def train(args: Args, run_dir: Path) -> Agent:
             if not np.isfinite(array).all():
                 sys.exit(f"error: a non-finite {name} came up in the {batch_size} steps before step {global_step}")
 
-        if rank == 0:  # what is logged is of process 0 alone
+        if rank == 0:  # the losses and episodes that are logged are its own
             metrics |= {"beta": beta, "grad_norm": torch.stack(grad_norms).mean(), "old_approx_kl": -ratio.log().mean()}
             metrics["clipfrac"] = ((ratio - 1).abs() > args.clip_coef).float().mean()
             metrics["explained_variance"] = 1 - (batch["returns"] - batch["old_values"]).var() / batch["returns"].var()
@@ -276,7 +276,7 @@ def train(args: Args, run_dir: Path) -> Agent:
                 writer.add_scalar(tag, value, global_step)
             summary = f"return {scalars.get('charts/episodic_return', math.nan):.1f}, {sps:.0f} steps/s"
             progress.set_postfix_str(summary, refresh=False)
-            if progress.disable and iteration % math.ceil(num_iterations / 20) == 0:  # no terminal
+            if progress.disable and iteration * 20 // num_iterations > (iteration - 1) * 20 // num_iterations:
                 print(f"step {global_step}/{args.total_timesteps}: {summary}", flush=True)
             if iteration % args.checkpoint_interval == 0 or iteration == num_iterations:
                 writer.add_histogram("distributions/actions", batch["actions"], global_step)
@@ -343,14 +343,14 @@ def evaluate(agent, args, num_episodes: int, video_dir: Path | None = None, rend
     envs, returns = make_envs(args, 1, "sync", **kwargs), np.zeros(num_episodes)
     for episode in range(num_episodes):
         obs, _ = envs.reset(seed=args.seed + 1_000_000 + episode)
-        for _ in range(envs.unwrapped.spec.max_episode_steps or 10_000):  # a greedy agent may go in circles forever
+        for _ in range(envs.unwrapped.envs[0].spec.max_episode_steps or 10_000):  # a greedy agent may go in circles
             obs, rewards, terminated, truncated, _ = envs.step(agent.act(obs, greedy=True))
             returns[episode] += rewards[0]
             if terminated[0] or truncated[0]:
                 break
     envs.close()
     mean, std, low, high = returns.mean(), returns.std(), returns.min(), returns.max()
-    print(f"greedy return {mean:.2f} +- {std:.2f} over {num_episodes} episodes, from {low:.2f} to {high:.2f}")
+    tqdm.write(f"greedy return {mean:.2f} +- {std:.2f} over {num_episodes} episodes, from {low:.2f} to {high:.2f}")
     return returns
 
 
@@ -365,7 +365,7 @@ def make_envs(args: Args, num_envs: int, vectorization_mode: str, **kwargs) -> g
         sys.exit(f"error: {args.env_id} has the actions {action_space}, not a Box; Discrete is for ppo_discrete.py")
     if (mode := envs.metadata.get("autoreset_mode")) != gym.vector.AutoresetMode.NEXT_STEP:
         sys.exit(f"error: {args.env_id} resets in the mode {mode}, but this script needs AutoresetMode.NEXT_STEP")
-    if not space.is_np_flattenable or (space.dtype == np.uint8 and len(space.shape) > 1):
+    if not space.is_np_flattenable or isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and space.shape[1:]:
         sys.exit(f"error: {args.env_id} observes {space}; this script is for what can be flattened, and not for images")
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         envs = gym.wrappers.vector.FlattenObservation(envs)
@@ -374,11 +374,11 @@ def make_envs(args: Args, num_envs: int, vectorization_mode: str, **kwargs) -> g
     high = np.where(bounded, action_space.high, 1).astype(np.float64)
 
     def fit_to_box(actions):  # [num_envs, action_dim] -> [num_envs, *shape]
-        actions = low + (high - low) * (1 + actions.reshape(-1, *action_space.shape)) / 2
+        actions = low / 2 + high / 2 + (high / 2 - low / 2) * actions.reshape(-1, *action_space.shape)
         return actions.clip(action_space.low, action_space.high).astype(action_space.dtype)
 
     envs = gym.wrappers.vector.TransformAction(envs, fit_to_box, None, gym.spaces.Box(-np.inf, np.inf, (low.size,)))
-    return gym.wrappers.vector.RecordEpisodeStatistics(envs)
+    return gym.wrappers.vector.RecordEpisodeStatistics(envs, stats_key="ppo_episode")  # `episode` may be taken
 
 
 def save_checkpoint(path: Path, checkpoint: dict):
@@ -410,7 +410,7 @@ def check_args(args: Args):
     if args.total_timesteps < args.num_envs * args.num_steps:
         sys.exit("error: --total-timesteps must be at least one batch, num-envs * num-steps")
     if args.num_minibatches > (most := args.num_envs // int(os.environ.get("WORLD_SIZE", "1")) * (args.num_steps // 2)):
-        sys.exit(f"error: --num-minibatches must be at most {most}, half of a batch: the rest may be resets")
+        sys.exit(f"error: --num-minibatches must be at most {most}, half of the steps of a process")
     if args.cuda and not torch.cuda.is_available():
         sys.exit("error: --cuda needs a GPU that PyTorch can use, and there is none; without it, the CPU does the work")
 

@@ -207,4 +207,8 @@ for name, space in {
     "Sequence": gym.spaces.Sequence(Discrete(2)),
 }.items():
     gym.register(f"{name}-v0", Spaces, kwargs={"observation_space": space})
+gym.register("Bytes-v0", Spaces, kwargs={"observation_space": MultiDiscrete([[2, 3], [4, 5]], dtype=np.uint8)})
+gym.register(
+    "Int8-v0", Spaces, kwargs={"observation_space": Discrete(2), "action_space": Discrete(3, start=-1, dtype=np.int8)}
+)
 gym.register("Start-v0", Spaces, kwargs={"observation_space": Discrete(2), "action_space": Discrete(3, start=-1)})

@@ -148,6 +148,12 @@ def test_bad_input_is_refused_in_one_line(script, flags, message, in_tmp, monkey
     assert not (in_tmp / "runs").exists()
 
 
+def test_actions_for_the_other_script(script):
+    args = script.Args(env_id=env_for(script, "Pendulum-v1", "CartPole-v1"))
+    with pytest.raises(SystemExit, match="error: .* is for ppo_"):
+        script.make_envs(args, 1, "sync")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -1,5 +1,7 @@
 """What enters the loss, the order of things in `train`, and that it can be repeated."""
 
+import importlib
+
 import gymnasium as gym
 import numpy as np
 import probes
@@ -357,6 +359,32 @@ def test_evaluation_runs_each_episode_to_its_own_end(script, in_tmp, monkeypatch
         lengths.append(length)
     assert returns.tolist() == lengths and len(set(lengths)) > 2 and len(steps) == sum(lengths)
     np.testing.assert_array_equal(returns, script.evaluate(agent, args, 10))
+
+
+def test_evaluation_takes_the_time_limit_of_env_kwargs(script):
+    args = probe_args(script, "Probe")
+    args.env_kwargs = args.env_kwargs.replace("{", '{"length": 500, "max_episode_steps": 30, ')
+    agent = script.Agent(script.make_envs(args, 1, "sync"), args)
+    assert script.evaluate(agent, args, 2).tolist() == [30, 30]
+    if script.__name__ == "ppo_discrete":  # this one has a limit of its own, 500, and ends earlier without this policy
+        args = script.Args(env_id="MountainCar-v0", env_kwargs='{"max_episode_steps": 300}')
+        agent = script.Agent(script.make_envs(args, 1, "sync"), args)
+        assert script.evaluate(agent, args, 1) == [-300]
+
+
+def test_environments_may_have_an_info_named_episode(script, in_tmp, monkeypatch):
+    step = probes.Probe.step
+    monkeypatch.setattr(probes.Probe, "step", lambda self, action: (*step(self, action)[:4], {"episode": {"r": 5.0}}))
+    train(script, probe_args(script, "Probe", total_timesteps=256, update_epochs=1, eval_episodes=1))
+
+
+@pytest.mark.parametrize("env", ["Int8", "Bytes"])
+def test_actions_and_observations_of_one_byte(env, in_tmp, monkeypatch):
+    script = importlib.import_module("ppo_discrete")
+    args = script.Args(
+        env_id=f"probes:{env}-v0", num_envs=2, num_steps=16, total_timesteps=64, num_minibatches=2, eval_episodes=1
+    )
+    train(script, args)
 
 
 def test_an_evaluation_without_end_is_cut_off(script):
