@@ -369,7 +369,7 @@ def make_envs(args: Args, num_envs: int, vectorization_mode: str, **kwargs) -> g
         sys.exit(f"error: {args.env_id} observes {space}; this script is for what can be flattened, and not for images")
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         envs = gym.wrappers.vector.FlattenObservation(envs)
-    envs = gym.wrappers.vector.TransformAction(envs, lambda actions: actions + action_space.start)
+    envs = gym.wrappers.vector.TransformAction(envs, lambda a: (a + action_space.start).astype(action_space.dtype))
     return gym.wrappers.vector.RecordEpisodeStatistics(envs, stats_key="ppo_episode")  # `episode` may be taken
 
 
