@@ -217,7 +217,7 @@ def train(args: Args, run_dir: Path) -> Agent:
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
 
         # Rollout: only the actor runs. Values and log-probabilities follow in one pass, with the same weights.
-        obs[0], terminated[0], done[0] = obs[-1], terminated[-1], done[-1]
+        obs[0], done[0] = obs[-1], done[-1]
         with torch.inference_mode():
             for t in range(args.num_steps):  # where done[t], step t only resets: no transition, and reset()'s info
                 actions[t] = agent.act(obs[t])

@@ -268,6 +268,7 @@ def test_logged_losses_are_those_of_the_whole_batch_after_the_update(script, in_
     for name, value in expected.items():
         assert events.Scalars(f"losses/{name}")[0].value == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
     assert 0 < expected["clipfrac"] < 1
+    assert events.Scalars("eval/episodic_return")[0].step == 128
 
 
 def test_episode_statistics(script, in_tmp, monkeypatch):
@@ -361,6 +362,16 @@ def test_evaluation_runs_each_episode_to_its_own_end(script, in_tmp, monkeypatch
     np.testing.assert_array_equal(returns, script.evaluate(agent, args, 10))
 
 
+def test_evaluation_is_greedy(script):
+    """An agent that only slightly prefers the rewarded action takes it in every episode."""
+    args = probe_args(script, "ActionReward")
+    agent = script.Agent(script.make_envs(args, 1, "sync"), args)
+    with torch.no_grad():
+        agent.actor[-1].weight.zero_()
+        agent.actor[-1].bias[-1] = 0.01
+    assert script.evaluate(agent, args, 30).tolist() == [1.0] * 30
+
+
 def test_evaluation_takes_the_time_limit_of_env_kwargs(script):
     args = probe_args(script, "Probe")
     args.env_kwargs = args.env_kwargs.replace("{", '{"length": 500, "max_episode_steps": 30, ')
@@ -378,8 +389,8 @@ def test_environments_may_have_an_info_named_episode(script, in_tmp, monkeypatch
     train(script, probe_args(script, "Probe", total_timesteps=256, update_epochs=1, eval_episodes=1))
 
 
-@pytest.mark.parametrize("env", ["Int8", "Bytes"])
-def test_actions_and_observations_of_one_byte(env, in_tmp, monkeypatch):
+@pytest.mark.parametrize("env", ["Int8", "Bytes", "Matrix"])
+def test_unusual_spaces(env, in_tmp):
     script = importlib.import_module("ppo_discrete")
     args = script.Args(
         env_id=f"probes:{env}-v0", num_envs=2, num_steps=16, total_timesteps=64, num_minibatches=2, eval_episodes=1
