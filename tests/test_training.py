@@ -233,7 +233,9 @@ def test_observation_statistics(script, in_tmp, monkeypatch):
 
 def test_logged_losses_are_those_of_the_whole_batch_after_the_update(script, in_tmp, monkeypatch):
     """Recomputed from the batch that ppo_loss is given last, by the formulas of test_loss.py."""
-    batches = []
+    batches, norms, returns_of_evaluation = [], [], []
+    spy(monkeypatch, torch.nn.utils, "clip_grad_norm_", after=lambda norm, *_: norms.append(norm))
+    spy(monkeypatch, script, "evaluate", after=lambda returns, *_: returns_of_evaluation.append(returns))
     spy(monkeypatch, script, "ppo_loss", before=lambda agent, batch, *_: batches.append(batch))
     args = script.Args(
         env_id=env_for(script),
@@ -242,7 +244,7 @@ def test_logged_losses_are_those_of_the_whole_batch_after_the_update(script, in_
         total_timesteps=128,
         learning_rate=1e-2,
         target_kl=None,
-        eval_episodes=1,
+        eval_episodes=3,
     )
     agent = train(script, args)
     names = ("normalized_obs", "actions", "old_log_probs", "old_values", "advantages", "returns")
@@ -262,13 +264,15 @@ def test_logged_losses_are_those_of_the_whole_batch_after_the_update(script, in_
         "approx_kl": (ratio - 1 - ratio.log()).mean(),
         "clipfrac": (ratio != clipped).float().mean(),
         "explained_variance": 1 - (returns - old_values).var() / returns.var(),
+        "grad_norm": torch.stack(norms).mean(),
     }
     events = EventAccumulator(str(next((in_tmp / "runs").iterdir())))
     events.Reload()
     for name, value in expected.items():
         assert events.Scalars(f"losses/{name}")[0].value == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
     assert 0 < expected["clipfrac"] < 1
-    assert events.Scalars("eval/episodic_return")[0].step == 128
+    (evaluation,) = events.Scalars("eval/episodic_return")
+    assert evaluation.step == 128 and evaluation.value == pytest.approx(returns_of_evaluation[0].mean(), rel=1e-5)
 
 
 def test_episode_statistics(script, in_tmp, monkeypatch):
