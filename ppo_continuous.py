@@ -358,7 +358,7 @@ def make_envs(args: Args, num_envs: int, vectorization_mode: str, **kwargs) -> g
     """Environments that observe flat vectors and take the agent's actions, or an error; `kwargs` go to gym.make_vec."""
     try:
         envs = gym.make_vec(args.env_id, num_envs, vectorization_mode, **kwargs, **json.loads(args.env_kwargs))
-    except (gym.error.Error, ModuleNotFoundError, json.JSONDecodeError) as error:  # what is no bug
+    except (gym.error.Error, ModuleNotFoundError, json.JSONDecodeError) as error:  # mistakes in the flags
         sys.exit(f"error: cannot make --env-id {args.env_id} with --env-kwargs {args.env_kwargs}: {error}")
     space, action_space = envs.single_observation_space, envs.single_action_space
     if not isinstance(action_space, gym.spaces.Box):
