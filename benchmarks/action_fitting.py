@@ -1,66 +1,62 @@
 """Clipping or rescaling? How ppo_continuous.py learns when its actions are fitted to the box in one way or the other.
 
-    python benchmarks/action_fitting.py --seeds 3
+    python benchmarks/action_fitting.py
 
 Rescaling is what the script does: -1 and 1 become the bounds of the box, what lies outside is clipped. Clipping alone
-passes actions on in the units of the environment. Where the box is -1 to 1, the two are the same.
+passes actions on in the units of the environment. Where the box is -1 to 1, the two are the same. Two runs at a time.
 """
 
-import argparse
-import contextlib
-import importlib
-import io
-import itertools
-import multiprocessing
-import os
+import json
 import statistics
-import sys
-import tempfile
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
+from launcher import changed_copy, command_for, greedy_return, keep, origin, provenance, rows_of, run, table
 
-ROOT = Path(__file__).parent.parent
+SEEDS = (11, 12, 13)
 SCALES = {"LunarLanderContinuous-v3": (0.4, 1000.0), "Pendulum-v1": (2.0, 0.01)}  # half the width of the box
 STEPS = {"LunarLanderContinuous-v3": 300_000, "Pendulum-v1": 100_000}
+RESCALED = "bounded = action_space.bounded_below & action_space.bounded_above"
+CHANGES = {"rescaled": [], "clipped": [(RESCALED, "bounded = np.zeros(action_space.shape, bool)")]}
+SETTINGS = [(env_id, scale, fitting) for env_id in SCALES for scale in SCALES[env_id] for fitting in CHANGES]
+FIELDS = ("environment", "scale", "fitting")
 
 
-def scaled(env_id, scale, **kwargs):
-    return gym.wrappers.RescaleAction(gym.make(env_id, **kwargs), -scale, scale)
+def scaled(inner, scale, **kwargs):
+    return gym.wrappers.RescaleAction(gym.make(inner, **kwargs), -scale, scale)
 
 
-def train(job):
-    env_id, scale, fitting, seed = job
-    gym.register("Scaled-v0", scaled, kwargs={"env_id": env_id, "scale": scale})
-    text = (ROOT / "ppo_continuous.py").read_text()
-    if fitting == "clip":
-        rescaled = "bounded = action_space.bounded_below & action_space.bounded_above"
-        assert text.count(rescaled) == 1
-        text = text.replace(rescaled, "bounded = np.zeros(action_space.shape, bool)")
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        os.chdir(folder)
-        sys.path.insert(0, folder)
-        Path("ppo_fitting.py").write_text(text)
-        script = importlib.import_module("ppo_fitting")
-        args = script.Args(env_id="Scaled-v0", total_timesteps=STEPS[env_id], seed=seed)
-        return script.evaluate(script.train(args, Path("runs", "fitting")), args, 100).mean()
+gym.register("Scaled-v0", scaled)  # for the script, which imports this module
+
+
+def train(env_id, scale, fitting, seed):
+    """The greedy return after training."""
+    env_kwargs = json.dumps({"inner": env_id, "scale": scale}, separators=(",", ":"))
+    flags = (
+        f"--env-id action_fitting:Scaled-v0 --env-kwargs {env_kwargs} --total-timesteps {STEPS[env_id]} --seed {seed}"
+    )
+    with changed_copy("ppo_continuous", CHANGES[fitting]) as folder:
+        return greedy_return(run(command_for("ppo_continuous", flags, folder=folder)).stdout)["mean"]
+
+
+def summary():
+    rows = rows_of("action_fitting", FIELDS, SETTINGS)
+    lines = [
+        [row["environment"], f"-{row['scale']:g} to {row['scale']:g}", row["fitting"]]
+        + [f"{statistics.mean(row['returns']):.0f}", " ".join(f"{value:.0f}" for value in row["returns"])]
+        for row in rows
+    ]
+    header = "environment | box | actions are | greedy return | each seed's"
+    return table(header, lines) + f"\n\n{origin(rows)}"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    seeds = range(1, parser.parse_args().seeds + 1)
-    settings = [(env_id, scale, f) for env_id in SCALES for scale in SCALES[env_id] for f in ("rescale", "clip")]
-    jobs = [(*setting, seed) for setting in settings for seed in seeds]
-    with multiprocessing.get_context("spawn").Pool(2, maxtasksperchild=1) as pool:
-        results = dict(zip(jobs, pool.map(train, jobs, chunksize=1), strict=True))
-    print("| environment | box | rescaled: mean | worst seed | clipped: mean | worst seed |\n|---|---|---|---|---|---|")
-    for env_id, scale in itertools.chain.from_iterable(zip([e] * len(s), s, strict=True) for e, s in SCALES.items()):
-        cells = []
-        for fitting in ("rescale", "clip"):
-            returns = [results[env_id, scale, fitting, seed] for seed in seeds]
-            cells += [f"{statistics.mean(returns):.0f}", f"{min(returns):.0f}"]
-        print(f"| {env_id} | -{scale:g} to {scale:g} | {' | '.join(cells)} |")
+    with ThreadPoolExecutor(2) as pool:
+        for setting in SETTINGS:
+            row = dict(zip(FIELDS, setting, strict=True)) | provenance()
+            returns = list(pool.map(lambda seed, setting=setting: train(*setting, seed), SEEDS))
+            keep("action_fitting", row | {"returns": returns}, FIELDS)
+    print(summary())
 
 
 if __name__ == "__main__":

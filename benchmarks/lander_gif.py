@@ -1,7 +1,7 @@
 """Puts the first and the last video of a run side by side into benchmarks/lander.gif: untrained and trained.
 
 python ppo_discrete.py --total-timesteps 250000 --capture-video
-python benchmarks/picture.py runs/LunarLander-v3__ppo_discrete__1__*
+python benchmarks/lander_gif.py runs/LunarLander-v3__ppo_discrete__1__*
 """
 
 import sys

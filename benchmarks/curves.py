@@ -1,0 +1,106 @@
+"""Draws the pictures of learning from benchmarks/results: curves.svg over steps, peers.svg over seconds.
+
+    pip install -r benchmarks/requirements.txt && python benchmarks/curves.py
+
+A curve is the mean over seeds of the last 100 training episodes' return, with sampled actions; its band is the 95 %
+bootstrap interval of that mean. The dot is the mean greedy return after training, the tick below it the worst seed's.
+A dashed line is the return that RL Zoo publishes for PPO on that environment, with the steps that it took. Over
+seconds, each line is a seed. Each picture holds a checksum of the rows that it shows, which a test compares.
+"""
+
+import hashlib
+import json
+
+import numpy as np
+from launcher import ROOT
+from learning import MINIMAL, PUBLISHED, results
+from peers import STEPS, groups
+
+
+def bootstrap(values, rng, samples=2000):
+    """95 % interval of the mean over the first axis, [seeds, points] -> [2, points]."""
+    means = np.stack([values[rng.integers(len(values), size=len(values))].mean(0) for _ in range(samples)])
+    return np.percentile(means, [2.5, 97.5], axis=0)
+
+
+def rows_over_steps():
+    """{environment: rows}, of the longest setting of each environment that main scripts train on."""
+    longest = {}
+    for setting, rows in results():
+        if setting.script != MINIMAL and setting.steps >= longest.get(setting.env_id, rows)[0]["setting"][2]:
+            longest[setting.env_id] = rows
+    return longest
+
+
+def checksum(rows):
+    return hashlib.sha256(json.dumps([rows, PUBLISHED]).encode()).hexdigest()
+
+
+def rows_over_seconds():
+    return [row for env_id in STEPS for _, rows in groups(env_id) for row in rows]
+
+
+def save(figure, name, rows):
+    path = ROOT / "benchmarks" / name
+    figure.savefig(path, metadata={"Date": None, "Description": f"rows {checksum(rows)}"})
+
+
+def draw_steps(plt, environments):
+    rng = np.random.default_rng(0)
+    columns = 3
+    lines = -(-len(environments) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4 * columns, 2.8 * lines), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(environments) :]:
+        axis.remove()
+    for axis, (env_id, rows) in zip(axes.flat, environments.items(), strict=False):
+        steps, curves = rows[0]["setting"][2], [row["curve"] for row in rows]
+        first = max(curve[0][0] for curve in curves)  # before, not every seed has finished an episode
+        points = np.linspace(first, min(curve[-1][0] for curve in curves), 100)
+        values = np.stack([np.interp(points, *np.transpose(curve)) for curve in curves])
+        greedy = [row["greedy"]["mean"] for row in rows]
+        axis.fill_between(points / 1000, *bootstrap(values, rng), alpha=0.3, linewidth=0)
+        axis.plot(points / 1000, values.mean(0))
+        axis.plot([steps / 1000] * 2, [np.mean(greedy), min(greedy)], color="C1", linewidth=1)
+        axis.plot(steps / 1000, np.mean(greedy), "o", color="C1", markersize=5)
+        axis.plot(steps / 1000, min(greedy), "_", color="C1")
+        if env_id in PUBLISHED:
+            value, published_steps = PUBLISHED[env_id]
+            axis.axhline(value, linestyle="--", linewidth=1, color="gray", label=f"RL Zoo, {published_steps} steps")
+            axis.legend(loc="lower right", frameon=False)
+        axis.set_title(f"{env_id}, {len(rows)} seeds")
+        axis.set_xlabel("thousand steps")
+    axes[0, 0].set_ylabel("return")
+    return figure
+
+
+def draw_seconds(plt, rows):
+    env_ids, peers = (list(dict.fromkeys(row[key] for row in rows)) for key in ("environment", "peer"))
+    figure, axes = plt.subplots(1, len(env_ids), figsize=(6 * len(env_ids), 4), squeeze=False, layout="constrained")
+    for axis, env_id in zip(axes.flat, env_ids, strict=True):
+        for row in rows:
+            if row["environment"] == env_id:
+                steps, seconds, returns = np.transpose(row["curve"])
+                axis.plot(seconds, returns, color=f"C{peers.index(row['peer'])}", linewidth=1)
+        axis.axhline(200, linestyle="--", linewidth=1, color="gray")
+        axis.set_title(f"{env_id}, {steps[-1] / 1000:.0f} k steps")
+        axis.set_xlabel("seconds since the start of the command")
+        axis.set_ylim(-400, 300)
+    axes[0, 0].set_ylabel("return, last 100 episodes")
+    lines = [plt.Line2D([], [], color=f"C{i}") for i in range(len(peers))]
+    figure.legend(lines, peers, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def main():
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "the same file from the same rows"
+    import matplotlib.pyplot as plt
+
+    save(draw_steps(plt, rows_over_steps()), "curves.svg", rows_over_steps())
+    save(draw_seconds(plt, rows_over_seconds()), "peers.svg", rows_over_seconds())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Writes what was measured into README.md and benchmarks/README.md: the tables and sentences between their marks.
+
+    python benchmarks/report.py
+
+A block is what stands between the comments <!-- name --> and <!-- /name -->. A test compares every block with the rows
+in benchmarks/results, so a number in one of them can't be older than its row.
+"""
+
+import re
+
+import action_fitting
+import learning
+import peers
+import scaling
+import speed
+import startup
+import survival
+import time_shares
+from launcher import ROOT
+
+BLOCKS = {
+    "learning": learning.summary,
+    "every seed": learning.every_seed,
+    "peers": peers.summary,
+    "headline": peers.headline,
+    "speed": speed.summary,
+    "scaling": scaling.summary,
+    "time shares": time_shares.summary,
+    "startup": startup.summary,
+    "survival": survival.summary,
+    "action fitting": action_fitting.summary,
+}
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+
+
+def fill(text):
+    """The text with each block made anew from the rows."""
+    return re.sub(
+        r"(<!-- ([\w ]+) -->\n).*?(<!-- /\2 -->)",
+        lambda match: f"{match[1]}\n{BLOCKS[match[2]]()}\n\n{match[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main():
+    for page in PAGES:
+        page.write_text(fill(page.read_text()))
+
+
+if __name__ == "__main__":
+    main()

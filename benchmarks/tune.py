@@ -1,0 +1,94 @@
+"""Compares candidates for the defaults of a main script on all of its environments, and keeps the better ones.
+
+    python benchmarks/tune.py benchmarks/candidates/continuous.json
+
+The file names the script and its candidates: flags, and changes of the script's text where a flag can't say it.
+
+    {"script": "ppo_continuous", "candidates": {
+        "today": {},
+        "gamma 0.995": {"flags": "--gamma 0.995"},
+        "tanh": {"changes": [["nn.ReLU()", "nn.Tanh()"]]}
+    }}
+
+In rounds: all candidates train for a part of the steps with the first seeds, then the better half of them for longer
+and with more seeds, until one round has trained with all seeds for all steps. Seeds are the same for all candidates. A
+score is (return - random) / (published - random): 0 is what random actions earn, 1 what RL Zoo publishes for its PPO,
+tuned for that environment. Candidates are ranked by the mean of all environments and the score of the worst one, in
+equal parts. Two runs at a time; runs are kept in results/tune.jsonl and never made twice.
+"""
+
+import argparse
+import json
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from launcher import changed_copy, command_for, git, greedy_return, keep, key, provenance, read_rows, run, table
+
+ROUNDS = ((0.3, (1, 2)), (0.6, (1, 2, 3)), (1.0, (1, 2, 3, 4, 5)))  # share of the steps, seeds
+FIELDS = ("text", "candidate", "script", "environment", "steps", "seed")
+ENVIRONMENTS = {  # steps, return of random actions (100 episodes), published return
+    "ppo_discrete": {
+        "CartPole-v1": (50_000, 21, 500),
+        "Acrobot-v1": (300_000, -500, -73.5),
+        "LunarLander-v3": (250_000, -186, 242.1),
+        "FrozenLake-v1": (200_000, 0.01, 0.74),  # 0.74 is the best policy
+        "MountainCar-v0": (300_000, -200, -110.4),
+    },
+    "ppo_continuous": {
+        "LunarLanderContinuous-v3": (300_000, -211, 270.9),
+        "Pendulum-v1": (100_000, -1174, -172.2),
+        "BipedalWalker-v3": (600_000, -100, 287.9),
+        "Hopper-v5": (600_000, 18, 2410),
+        "HalfCheetah-v5": (600_000, -281, 5819),
+        "Walker2d-v5": (600_000, 2, 3479),
+    },
+}
+
+
+def trial(text, candidate, script, env_id, steps, seed):
+    """The greedy return of one run."""
+    candidate = json.loads(candidate)
+    flags = f"--env-id {env_id} --total-timesteps {steps} --seed {seed} {candidate.get('flags', '')}"
+    with changed_copy(script, candidate.get("changes", [])) as folder:
+        return greedy_return(run(command_for(script, flags, folder=folder)).stdout)["mean"]
+
+
+def rank(score):
+    return (statistics.mean(score.values()) + min(score.values())) / 2
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    file = json.loads(parser.parse_args().file.read_text())
+    script, origin = file["script"], provenance()
+    remaining = {name: json.dumps(candidate) for name, candidate in file["candidates"].items()}
+    text = git("rev-parse", f"HEAD:{script}.py")  # a checksum of the script: runs of another one don't count
+    done = {key(row, FIELDS): row["greedy"] for row in read_rows("tune")}
+    for share, seeds in ROUNDS:
+        jobs = {  # (candidate, environment): the fields of a run for each seed
+            (name, env_id): [(text, candidate, script, env_id, int(share * steps), seed) for seed in seeds]
+            for name, candidate in remaining.items()
+            for env_id, (steps, _, _) in ENVIRONMENTS[script].items()
+        }
+        todo = [job for group in jobs.values() for job in group if job not in done]
+        print(f"{len(remaining)} candidates, {share:.0%} of the steps, seeds {seeds}: {len(todo)} runs", flush=True)
+        with ThreadPoolExecutor(2) as pool:
+            for job, greedy in zip(todo, pool.map(lambda job: trial(*job), todo), strict=True):
+                done[job] = greedy
+                keep("tune", dict(zip(FIELDS, job, strict=True)) | {"greedy": greedy} | origin, FIELDS)
+        scores = {name: {} for name in remaining}
+        for (name, env_id), group in jobs.items():
+            _, random, published = ENVIRONMENTS[script][env_id]
+            scores[name][env_id] = (statistics.mean(done[job] for job in group) - random) / (published - random)
+        order = sorted(remaining, key=lambda name: -rank(scores[name]))
+        lines = [
+            [name, f"{rank(scores[name]):.3f}", *(f"{value:.2f}" for value in scores[name].values())] for name in order
+        ]
+        print(table("candidate | mean and worst | " + " | ".join(ENVIRONMENTS[script]), lines) + "\n", flush=True)
+        remaining = {name: remaining[name] for name in order[: max(1, (len(order) + 1) // 2)]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The numbers in the documentation, and the rows that they come from."""
+
+import importlib
+import json
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """The modules of benchmarks/ by name."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module
+
+
+@pytest.fixture
+def results(benchmarks, monkeypatch, tmp_path):
+    """A copy of the rows, which a test may change."""
+    launcher = benchmarks("launcher")
+    for path in launcher.RESULTS.glob("*.jsonl"):
+        (tmp_path / path.name).write_text(path.read_text())
+    monkeypatch.setattr(launcher, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_every_block_of_the_documentation_is_made_of_the_rows(benchmarks):
+    report = benchmarks("report")
+    pages = [page.read_text() for page in report.PAGES]
+    assert [report.fill(page) for page in pages] == pages
+    blocks = re.findall(r"<!-- ([\w ]+) -->.*?<!-- /\1 -->", "".join(pages), re.DOTALL)
+    assert sorted(blocks) == sorted(report.BLOCKS)
+
+
+def test_a_digit_that_changes_does_not_go_unnoticed(benchmarks):
+    report = benchmarks("report")
+    page = report.PAGES[0].read_text()
+    number = re.search(r"<!-- learning -->.*?LunarLander-v3 \| 500,000 \| (\d)", page, re.DOTALL)
+    changed = page[: number.start(1)] + str(9 - int(number[1])) + page[number.end(1) :]
+    assert report.fill(changed) == page
+
+
+def test_a_row_that_changes_does_not_go_unnoticed(benchmarks, results):
+    report, learning = benchmarks("report"), benchmarks("learning")
+    page, path = report.PAGES[0].read_text(), results / "learning.jsonl"
+    text = path.read_text()
+    for _, rows in learning.results():
+        worse = json.dumps(rows[0] | {"greedy": rows[0]["greedy"] | {"mean": rows[0]["greedy"]["mean"] - 9}})
+        path.write_text(text.replace(json.dumps(rows[0]), worse))
+        assert report.fill(page) != page
+        path.write_text(text)
+
+
+def test_no_row_may_be_missing(benchmarks, results):
+    report = benchmarks("report")
+    pages = "".join(page.read_text() for page in report.PAGES)
+    for path in results.glob("*.jsonl"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[1:]))
+        with pytest.raises(SystemExit, match=f"results/{path.stem}.jsonl has no row of"):
+            report.fill(pages)
+        path.write_text("".join(lines))
+    with pytest.raises(KeyError):
+        report.fill(pages.replace("<!-- speed -->", "<!-- spede -->").replace("<!-- /speed -->", "<!-- /spede -->"))
+
+
+def test_the_pictures_show_the_rows(benchmarks):
+    curves = benchmarks("curves")
+    for name, rows in ("curves", curves.rows_over_steps()), ("peers", curves.rows_over_seconds()):
+        assert f"rows {curves.checksum(rows)}" in (ROOT / "benchmarks" / f"{name}.svg").read_text()
+
+
+def test_the_prose_holds_no_results(benchmarks):
+    report = benchmarks("report")
+    result = r"\d (?:s|seconds|steps/s|k steps|% of)\b|\d times (?:as )?fast"
+    result += r"|(?:return|mean|worst seed)s? (?:of )?-?\d[\d.]*\b(?! episodes)"
+    for page in report.PAGES:
+        prose = re.sub(r"<!-- ([\w ]+) -->.*?<!-- /\1 -->|```.*?```", "", page.read_text(), flags=re.DOTALL)
+        assert not re.findall(f".*(?:{result}).*", prose)
+
+
+def test_what_counts_as_the_same_numbers(benchmarks):
+    compare = benchmarks("learning").compare
+    row = {"losses/approx_kl": [0.01, 0.02], "charts/episodic_return": [-150.0]}
+    rounded = {"losses/approx_kl": [0.01 * (1 + 1e-9), 0.02], "charts/episodic_return": [-150.0]}
+    near = {"losses/approx_kl": [0.0101, 0.09], "charts/episodic_return": [-150.0]}
+    far = {"losses/approx_kl": [0.02, 0.02], "charts/episodic_return": [-150.0]}
+    fewer = {"losses/approx_kl": [0.01, 0.02], "charts/episodic_return": []}
+    assert not compare(rounded, row, same_processor=True)
+    assert "approx_kl number 1" in compare(near, row, same_processor=True)
+    assert not compare(near, row, same_processor=False)
+    assert compare(far, row, same_processor=False)
+    assert compare(fewer, row, same_processor=True) and compare(fewer, row, same_processor=False)
+
+
+@pytest.mark.process
+def test_verify_notices_a_change_of_the_numbers_and_no_other(benchmarks, monkeypatch, tmp_path):
+    learning, launcher = benchmarks("learning"), benchmarks("launcher")
+    setting = learning.Setting("ppo_discrete", "CartPole-v1", 480, "--num-envs 4 --num-steps 8 --eval-episodes 1")
+    row, _ = learning.train(setting, seed=1)
+    row["processor"] = launcher.processor()
+    text = (ROOT / "ppo_discrete.py").read_text()
+    monkeypatch.setattr(launcher, "ROOT", tmp_path)
+    (tmp_path / "ppo_discrete.py").write_text(text.replace("valid_obs", "kept_obs"))
+    assert not learning.difference(row)
+    (tmp_path / "ppo_discrete.py").write_text(text.replace("vf_coef: Amount = 0.5", "vf_coef: Amount = 0.25"))
+    assert "number" in learning.difference(row)
+    (tmp_path / "ppo_discrete.py").write_text(text.replace("def train(", "def trains("))
+    assert "training fails" in learning.difference(row)
+
+
+def test_campaigns_refuse_uncommitted_changes(benchmarks, monkeypatch, tmp_path):
+    launcher = benchmarks("launcher")
+    monkeypatch.setattr(launcher, "ROOT", tmp_path)
+    (tmp_path / "ppo_discrete.py").write_text("1")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    assert re.fullmatch("[0-9a-f]{40}", launcher.provenance()["commit"])
+    (tmp_path / "ppo_discrete.py").write_text("2")
+    with pytest.raises(SystemExit, match="commit the changes"):
+        launcher.provenance()
