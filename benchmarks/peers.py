@@ -29,7 +29,7 @@ from launcher import ROOT, keep, key, origin, provenance, read_rows, require_idl
 from learning import Setting, outdated, train
 
 SEEDS = (11, 12, 13)
-STEPS = {"LunarLander-v3": 327_680, "LunarLanderContinuous-v3": 245_760}
+STEPS = {"LunarLander-v3": 327_680, "LunarLanderContinuous-v3": 98_304}
 SCRIPTS = {"LunarLander-v3": "ppo_discrete", "LunarLanderContinuous-v3": "ppo_continuous"}
 CLEANRL_SCRIPTS = {"LunarLander-v3": "ppo.py", "LunarLanderContinuous-v3": "ppo_continuous_action.py"}
 CLEANRL_FLAGS = {  # for our scripts to do the same work
@@ -154,7 +154,7 @@ def headline():
     for peer, rows in groups(env_id):
         solved = [row["solved"][1] for row in rows if row["solved"]]
         if len(solved) == len(rows):
-            text = f"{statistics.median(solved):.0f} seconds"
+            text = f"{statistics.median(solved):.0f} seconds (median of {len(rows)} seeds)"
         else:
             whole = statistics.median(row["curve"][-1][1] for row in rows)
             text = f"{len(solved)} of {len(rows)} seeds in {STEPS[env_id]:,} steps, {whole:.0f} seconds"

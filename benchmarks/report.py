@@ -8,14 +8,8 @@ in benchmarks/results, so a number in one of them can't be older than its row.
 
 import re
 
-import action_fitting
 import learning
 import peers
-import scaling
-import speed
-import startup
-import survival
-import time_shares
 from launcher import ROOT
 
 BLOCKS = {
@@ -23,12 +17,6 @@ BLOCKS = {
     "every seed": learning.every_seed,
     "peers": peers.summary,
     "headline": peers.headline,
-    "speed": speed.summary,
-    "scaling": scaling.summary,
-    "time shares": time_shares.summary,
-    "startup": startup.summary,
-    "survival": survival.summary,
-    "action fitting": action_fitting.summary,
 }
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 

@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py
 
-Medians of three, in turn, one measurement at a time; run nothing else meanwhile. Two processes need two cores.
+Medians of two, in turn, one measurement at a time; run nothing else meanwhile. Two processes need two cores.
 """
 
 import statistics
@@ -10,7 +10,7 @@ import statistics
 from launcher import in_turn, keep, origin, provenance, require_idle, rows_of, table
 from speed import training
 
-REPEATS = 3
+REPEATS = 2
 FIELDS = ("title", "name")
 LANDER, WALKER = ("ppo_discrete", "LunarLander-v3"), ("ppo_continuous", "BipedalWalker-v3")
 NUM_ENVS = (1, 4, 16, 64)

@@ -42,7 +42,7 @@ def test_a_digit_that_changes_does_not_go_unnoticed(benchmarks):
     assert report.fill(changed) == page
 
 
-def test_a_row_that_changes_does_not_go_unnoticed(benchmarks, results):
+def test_a_row_that_changes_or_is_missing_does_not_go_unnoticed(benchmarks, results):
     report, learning = benchmarks("report"), benchmarks("learning")
     page, path = report.PAGES[0].read_text(), results / "learning.jsonl"
     text = path.read_text()
@@ -50,20 +50,23 @@ def test_a_row_that_changes_does_not_go_unnoticed(benchmarks, results):
         worse = json.dumps(rows[0] | {"greedy": rows[0]["greedy"] | {"mean": rows[0]["greedy"]["mean"] - 9}})
         path.write_text(text.replace(json.dumps(rows[0]), worse))
         assert report.fill(page) != page
+        path.write_text(text.replace(json.dumps(rows[0]) + "\n", ""))
+        with pytest.raises(SystemExit, match="results/learning.jsonl has no row of"):
+            report.fill(page)
         path.write_text(text)
 
 
-def test_no_row_may_be_missing(benchmarks, results):
+def test_no_table_may_be_empty(benchmarks, results):
     report = benchmarks("report")
     pages = "".join(page.read_text() for page in report.PAGES)
-    for path in results.glob("*.jsonl"):
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[1:]))
-        with pytest.raises(SystemExit, match=f"results/{path.stem}.jsonl has no row of"):
+    for name in ("learning", "peers"):
+        text = (results / f"{name}.jsonl").read_text()
+        (results / f"{name}.jsonl").write_text("")
+        with pytest.raises(SystemExit, match=f"results/{name}.jsonl has no row of"):
             report.fill(pages)
-        path.write_text("".join(lines))
+        (results / f"{name}.jsonl").write_text(text)
     with pytest.raises(KeyError):
-        report.fill(pages.replace("<!-- speed -->", "<!-- spede -->").replace("<!-- /speed -->", "<!-- /spede -->"))
+        report.fill(pages.replace("<!-- peers -->", "<!-- pears -->").replace("<!-- /peers -->", "<!-- /pears -->"))
 
 
 def test_the_pictures_show_the_rows(benchmarks):
