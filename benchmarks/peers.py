@@ -133,7 +133,7 @@ def summary():
             steps_until, seconds_until = zip(*(row["solved"] or (None, None) for row in rows), strict=True)
             lines.append([
                 peer, f"{statistics.median(row['steps_per_second'] for row in rows):,.0f}",
-                f"{statistics.mean(returns):.0f}", " ".join(f"{value:.0f}" for value in returns),
+                f"{statistics.mean(returns):.0f}", " ".join(str(round(value)) for value in returns),
                 " ".join(f"{step / 1000:.0f}" if step else "-" for step in steps_until),
                 " ".join(f"{second:.0f}" if second else "-" for second in seconds_until),
                 " ".join(f"{row['curve'][-1][1]:.0f}" for row in rows),

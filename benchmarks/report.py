@@ -10,6 +10,7 @@ import re
 
 import learning
 import peers
+import speed
 from launcher import ROOT
 
 BLOCKS = {
@@ -17,6 +18,7 @@ BLOCKS = {
     "every seed": learning.every_seed,
     "peers": peers.summary,
     "headline": peers.headline,
+    "speed": speed.summary,
 }
 PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 

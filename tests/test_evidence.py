@@ -59,14 +59,14 @@ def test_a_row_that_changes_or_is_missing_does_not_go_unnoticed(benchmarks, resu
 def test_no_table_may_be_empty(benchmarks, results):
     report = benchmarks("report")
     pages = "".join(page.read_text() for page in report.PAGES)
-    for name in ("learning", "peers"):
+    for name in ("learning", "peers", "speed"):
         text = (results / f"{name}.jsonl").read_text()
         (results / f"{name}.jsonl").write_text("")
         with pytest.raises(SystemExit, match=f"results/{name}.jsonl has no row of"):
             report.fill(pages)
         (results / f"{name}.jsonl").write_text(text)
     with pytest.raises(KeyError):
-        report.fill(pages.replace("<!-- peers -->", "<!-- pears -->").replace("<!-- /peers -->", "<!-- /pears -->"))
+        report.fill(pages.replace("<!-- speed -->", "<!-- spede -->").replace("<!-- /speed -->", "<!-- /spede -->"))
 
 
 def test_the_pictures_show_the_rows(benchmarks):
