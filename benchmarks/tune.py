@@ -7,7 +7,7 @@ The file names the script and its candidates: flags, and changes of the script's
     {"script": "ppo_continuous", "candidates": {
         "today": {},
         "gamma 0.995": {"flags": "--gamma 0.995"},
-        "tanh": {"changes": [["nn.ReLU()", "nn.Tanh()"]]}
+        "floor": {"changes": [["/ adv_rms.std", "/ adv_rms.std.clamp(min=0.2)"]]}
     }}
 
 In rounds: all candidates train for a part of the steps with the first seeds, then the better half of them for longer
