@@ -100,7 +100,7 @@ class Agent(nn.Module):
         self.actor = mlp(obs_dim, args.hidden_size, num_actions, 0.01)  # almost uniform at first
         self.critic = mlp(obs_dim, args.hidden_size, 1, 1.0)
 
-    def normalize(self, obs: torch.Tensor) -> torch.Tensor:  # [..., obs_dim] -> [..., obs_dim], without gradient
+    def normalize(self, obs: torch.Tensor) -> torch.Tensor:  # [..., obs_dim] -> [..., obs_dim]
         return ((obs - self.obs_rms.mean) / self.obs_rms.std).clamp(-10, 10) if self.obs_rms else obs
 
     def act(self, obs: np.ndarray, greedy: bool = False) -> np.ndarray:  # [num_envs, obs_dim] -> [num_envs]
@@ -241,12 +241,13 @@ def train(args: Args, run_dir: Path) -> Agent:
             )
             batch = {"normalized_obs": agent.normalize(valid_obs), "actions": torch.as_tensor(actions)[valid]}
             batch["old_log_probs"], _ = agent.log_prob_and_entropy(batch["normalized_obs"], batch["actions"])
-            batch["old_values"] = values[:-1][valid]
-            batch["advantages"] = torch.as_tensor(advantages)[valid]
+            batch |= {"old_values": values[:-1][valid], "advantages": torch.as_tensor(advantages)[valid]}
             batch["returns"] = batch["advantages"] + batch["old_values"]
             if args.norm_adv:
                 adv_rms = RunningMeanStd().update(batch["advantages"])
-                batch["advantages"] = (batch["advantages"] - adv_rms.mean) / adv_rms.std
+                # Where all actions are worth the same, centering would leave nothing but errors of the critic to learn.
+                center = adv_rms.mean if np.ptp(rewards[~done[:-1]]) > 0 or terminated[1:].any() else 0
+                batch["advantages"] = (batch["advantages"] - center) / adv_rms.std
 
         grad_norms = ppo_update(agent, optimizer, batch, beta, args)
 
@@ -279,9 +280,8 @@ def train(args: Args, run_dir: Path) -> Agent:
             if progress.disable and iteration * 20 // num_iterations > (iteration - 1) * 20 // num_iterations:
                 print(f"step {global_step}/{args.total_timesteps}: {summary}", flush=True)
             if iteration % args.checkpoint_interval == 0 or iteration == num_iterations:
-                writer.add_histogram("distributions/actions", batch["actions"], global_step)
-                writer.add_histogram("distributions/advantages", batch["advantages"], global_step)
-                writer.add_histogram("distributions/ratio", ratio, global_step)
+                for name, data in ("actions", batch["actions"]), ("advantages", batch["advantages"]), ("ratio", ratio):
+                    writer.add_histogram(f"distributions/{name}", data, global_step)
                 writer.flush()  # so that the curves of a run that is killed and resumed have no gap
                 if args.save_model:
                     checkpoint = {"args": asdict(args), "global_step": global_step, "beta": beta}
