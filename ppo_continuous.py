@@ -67,7 +67,7 @@ class Args:
     init_log_std: float = -0.5  # log of the initial standard deviation of actions, 1 being half the box
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
     norm_reward: bool = True  # divide rewards by the running standard deviation of the discounted return
-    gamma: Fraction = 0.995  # discount factor
+    gamma: Fraction = 0.998  # discount factor
     gae_lambda: Fraction = 0.95  # lambda of GAE: 0 is one-step TD, 1 Monte-Carlo returns
     num_minibatches: Count = 8  # minibatches per epoch
     update_epochs: Count = 10  # passes over the batch per iteration
