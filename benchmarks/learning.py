@@ -77,11 +77,11 @@ class Setting(NamedTuple):
 SETTINGS = (  # of the README
     Setting(MINIMAL, "CartPole-v1", 49_152),
     Setting("ppo_discrete", "CartPole-v1", 50_000),
-    Setting("ppo_discrete", "Acrobot-v1", 150_000),
+    Setting("ppo_discrete", "Acrobot-v1", 500_000),
     Setting("ppo_discrete", "LunarLander-v3", 250_000),
     Setting("ppo_discrete", "LunarLander-v3", 500_000),
     Setting("ppo_discrete", "FrozenLake-v1", 200_000),
-    Setting("ppo_discrete", "MountainCar-v0", 500_000, "--ent-coef 0.02"),
+    Setting("ppo_discrete", "MountainCar-v0", 500_000),
     Setting("ppo_continuous", "LunarLanderContinuous-v3", 500_000),
     Setting("ppo_continuous", "Pendulum-v1", 100_000),
     Setting("ppo_continuous", "BipedalWalker-v3", 1_000_000),

@@ -176,6 +176,24 @@ def test_advantages_are_normalized_over_the_batch(script, in_tmp, monkeypatch):
     assert torch.cat(seen[: args.num_minibatches]).mean().abs() > 1e-3
 
 
+@pytest.mark.parametrize(("truncate", "centered"), [("true", False), ("false", True)])
+def test_advantages_of_actions_that_are_worth_the_same_are_not_centered(
+    script, in_tmp, monkeypatch, truncate, centered
+):
+    """Each step earns 1: only a termination can make a difference; a time limit and the reset after it can't."""
+    seen, epochs = [], {}
+    spy(monkeypatch, script, "ppo_loss", before=lambda agent, batch, *_: seen.append(batch["advantages"]))
+    env_kwargs = f'{{"length": 3, "truncate": {truncate}, '
+    args = probe_args(script, "Probe", env_kwargs=env_kwargs, num_envs=2, num_steps=64, total_timesteps=128)
+    for args.norm_adv in (False, True):
+        seen.clear()
+        train(script, args)
+        epochs[args.norm_adv] = torch.cat(seen[: args.num_minibatches])
+    advantages = epochs[False] - centered * epochs[False].mean()
+    assert epochs[False].mean().abs() > 0.01
+    torch.testing.assert_close(epochs[True], advantages / epochs[False].std(correction=0))
+
+
 def test_gradients_are_clipped(script, in_tmp, monkeypatch):
     norms = []
 
