@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -73,6 +74,14 @@ def test_the_pictures_show_the_rows(benchmarks):
     curves = benchmarks("curves")
     for name, rows in ("curves", curves.rows_over_steps()), ("peers", curves.rows_over_seconds()):
         assert f"rows {curves.checksum(rows)}" in (ROOT / "benchmarks" / f"{name}.svg").read_text()
+
+
+def test_the_ablations_fit_the_scripts(benchmarks):
+    ablations, launcher = benchmarks("ablations"), benchmarks("launcher")
+    for detail, env_id in ablations.pairs():
+        script = ablations.ENVIRONMENTS[env_id][0]
+        with launcher.changed_copy(script, detail.changes) as folder:
+            compile(Path(folder, f"{script}.py").read_text(), detail.name, "exec")
 
 
 def test_the_prose_holds_no_results(benchmarks):
