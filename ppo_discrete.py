@@ -178,9 +178,8 @@ def train(args: Args, run_dir: Path) -> Agent:
     """Trains an agent, evaluates it, and leaves its curves and checkpoints in `run_dir`."""
     batch_size = args.num_envs * args.num_steps
     num_iterations = args.total_timesteps // batch_size
-    # Under torchrun, several processes train the same agent, each on its share of the environments.
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    num_envs = len(range(rank, args.num_envs, world_size))
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun
+    num_envs = len(range(rank, args.num_envs, world_size))  # each process trains the same agent on its share of them
     torch.manual_seed(args.seed)  # the same weights in all processes
     envs = make_envs(args, num_envs, args.vectorization_mode)
     agent = Agent(envs, args)
@@ -245,8 +244,9 @@ def train(args: Args, run_dir: Path) -> Agent:
             batch["returns"] = batch["advantages"] + batch["old_values"]
             if args.norm_adv:
                 adv_rms = RunningMeanStd().update(batch["advantages"])
-                # Where all actions are worth the same, centering would leave nothing but errors of the critic to learn.
-                center = adv_rms.mean if np.ptp(rewards[~done[:-1]]) > 0 or terminated[1:].any() else 0
+                # If no reward or termination tells actions apart, centered advantages are only errors of the critic.
+                informative = np.ptp(rewards[~done[:-1]]) > 0 or terminated[1:].any()
+                center = adv_rms.mean if average_over_processes([], int(informative)) else 0  # 0: in no process
                 batch["advantages"] = (batch["advantages"] - center) / adv_rms.std
 
         grad_norms = ppo_update(agent, optimizer, batch, beta, args)

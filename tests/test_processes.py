@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import probes
 import pytest
 import torch
 import torch.distributed as dist
@@ -119,6 +120,18 @@ def test_processes_agree_on_the_weight_of_the_kl_penalty(script, in_tmp, monkeyp
     )  # fmt: skip
     train_in_two_processes(script, args, monkeypatch)
     assert betas == [1.0] * 9
+
+
+def test_processes_agree_on_whether_to_center_advantages(script, in_tmp, monkeypatch):
+    """Rewards differ in the second process only; that is enough for both."""
+    monkeypatch.setattr(probes.Probe, "reward", lambda env, _: float(os.environ["RANK"] == "0" or env.steps))
+    env_kwargs = '{"length": 3, "truncate": true, '
+    args = probe_args(
+        script, "Probe", env_kwargs=env_kwargs, num_envs=4, num_steps=64, total_timesteps=256, num_minibatches=1,
+        eval_episodes=1,
+    )  # fmt: skip
+    epoch = [process["batches"][0]["advantages"] for process in train_in_two_processes(script, args, monkeypatch)]
+    assert torch.cat(epoch).mean().item() == pytest.approx(0, abs=1e-5)
 
 
 def test_the_gradient_is_the_mean_over_all_transitions(script, in_tmp, monkeypatch):

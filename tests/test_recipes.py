@@ -1,4 +1,4 @@
-"""The patches in recipes/: each applies to the main script as it is, and the result learns what only it can learn."""
+"""The patches in recipes/: each applies to the main script as it is, and the result learns what the recipe is for."""
 
 import importlib.util
 import re
@@ -145,7 +145,7 @@ def test_the_patched_script_is_formatted_and_short(name, in_tmp):
         ("shared_network", "CartPole-v1", 200, {"total_timesteps": 256 * 60, "num_steps": 64}),
     ],
 )
-def test_the_patched_script_learns_what_only_it_can(recipe, in_tmp, name, env_id, best, flags):
+def test_the_patched_script_learns_what_it_is_for(recipe, in_tmp, name, env_id, best, flags):
     my_ppo = recipe(name)
     defaults = {"num_envs": 8, "num_steps": 32, "total_timesteps": 256 * 8, "num_minibatches": 4, "update_epochs": 4}
     args = my_ppo.Args(env_id=env_id, env_kwargs="{}", hidden_size=32, eval_episodes=20, **(defaults | flags))
