@@ -1,5 +1,6 @@
 """Trains with several seeds, and keeps a row for each run in benchmarks/results/learning.jsonl.
 
+    pip install "gymnasium[mujoco]"                                                  # for three of the settings
     python benchmarks/learning.py                                                    # all settings of the README
     python benchmarks/learning.py ppo_discrete LunarLander-v3 250000                 # one setting
     python benchmarks/learning.py ppo_continuous Pendulum-v1 100000 --seeds 1-5 --flags="--gamma 0.9"
@@ -85,12 +86,10 @@ SETTINGS = (  # of the README
     Setting("ppo_continuous", "LunarLanderContinuous-v3", 500_000),
     Setting("ppo_continuous", "Pendulum-v1", 100_000),
     Setting("ppo_continuous", "BipedalWalker-v3", 1_000_000),
-    Setting(
-        "ppo_continuous",
-        "MountainCarContinuous-v0",
-        100_000,
-        "--init-log-std 1 --num-steps 512 --num-minibatches 32 --gae-lambda 0.99",
-    ),
+    Setting("ppo_continuous", "Hopper-v5", 1_000_000),
+    Setting("ppo_continuous", "HalfCheetah-v5", 1_000_000),
+    Setting("ppo_continuous", "Walker2d-v5", 1_000_000),
+    Setting("ppo_continuous", "MountainCarContinuous-v0", 100_000, "--init-log-std 1"),
 )
 
 PUBLISHED = {  # greedy return, steps: https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md
@@ -102,6 +101,9 @@ PUBLISHED = {  # greedy return, steps: https://github.com/DLR-RM/rl-baselines3-z
     "MountainCarContinuous-v0": (88.3, "20 k"),
     "LunarLanderContinuous-v3": (270.9, "1 M"),
     "BipedalWalker-v3": (287.9, "5 M"),
+    "Hopper-v5": (2410, "1 M"),
+    "HalfCheetah-v5": (5819, "1 M"),
+    "Walker2d-v5": (3479, "1 M"),
 }
 
 

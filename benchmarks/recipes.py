@@ -1,0 +1,119 @@
+"""Each recipe beside the plain script, on an environment that it is for: returns, steps per second, seconds in all.
+
+    pip install popgym envpool ale-py opencv-python-headless
+    python benchmarks/recipes.py
+
+One run at a time, one thread each, and nothing else: seconds count. A row is kept as soon as it is there, and an
+interrupted campaign goes on. Rows of an older patch or script are measured anew.
+"""
+
+import contextlib
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from launcher import (
+    ROOT,
+    command_for,
+    git,
+    greedy_return,
+    keep,
+    key,
+    origin,
+    provenance,
+    read_rows,
+    require_idle,
+    rows_of,
+    run,
+    steps_per_second,
+    table,
+)
+
+SCRIPT = "ppo_discrete"
+
+
+class Setting(NamedTuple):
+    recipe: str  # "" is the script as it is
+    env_id: str
+    steps: int
+    num_seeds: int
+    flags: str = ""
+
+
+MEMORY, POLE = "popgym:popgym-RepeatPreviousEasy-v0", "popgym:popgym-PositionOnlyCartPoleEasy-v0"
+SETTINGS = (
+    Setting("lstm", MEMORY, 500_000, 5),
+    Setting("", MEMORY, 500_000, 5),
+    Setting("lstm", POLE, 500_000, 5),
+    Setting("", POLE, 500_000, 5),
+    Setting("action_masks", "Taxi-v4", 200_000, 5),
+    Setting("", "Taxi-v4", 200_000, 5),
+    Setting("envpool", "LunarLander-v3", 250_000, 5),
+    Setting("shared_network", "LunarLander-v3", 250_000, 5),
+    Setting("", "LunarLander-v3", 250_000, 5),
+)
+FIELDS = ("setting", "seed")
+JOBS = [(setting, seed) for setting in SETTINGS for seed in range(11, 11 + setting.num_seeds)]
+
+
+@contextlib.contextmanager
+def patched_copy(recipe):
+    """A folder with the script after the recipe's patch, under the script's name."""
+    with tempfile.TemporaryDirectory() as folder:
+        script, target = ROOT / f"{SCRIPT}.py", Path(folder, f"{SCRIPT}.py")
+        patch = (ROOT / "recipes" / f"{recipe}.patch").read_text() if recipe else ""
+        target.write_text(script.read_text())
+        if patch:
+            subprocess.run(["patch", "-s", target], input=patch, text=True, check=True)
+        yield folder
+
+
+def text_of(recipe):
+    """A checksum of the script and its patch: rows of another one don't count."""
+    paths = [f"{SCRIPT}.py"] + [f"recipes/{recipe}.patch"] * bool(recipe)
+    return " ".join(git("rev-parse", f"HEAD:{path}")[:12] for path in paths)
+
+
+def measure(setting, seed):
+    """The row of one run."""
+    flags = f"--env-id {setting.env_id} --total-timesteps {setting.steps} --seed {seed} {setting.flags}"
+    with patched_copy(setting.recipe) as folder:
+        started = time.perf_counter()
+        done = run(command_for(SCRIPT, flags, folder=folder))
+        seconds = time.perf_counter() - started
+    row = {"setting": setting, "seed": seed, "text": text_of(setting.recipe), "greedy": greedy_return(done.stdout)}
+    return row | {"steps_per_second": steps_per_second(done.stdout), "seconds": round(seconds, 1)} | provenance()
+
+
+def summary():
+    """A line of Markdown for each setting: mean and worst seed, medians of speed and seconds."""
+    lines, groups = [], [rows_of("recipes", FIELDS, [job for job in JOBS if job[0] == one]) for one in SETTINGS]
+    for setting, rows in zip(SETTINGS, groups, strict=True):
+        greedy = [row["greedy"]["mean"] for row in rows]
+        lines.append([
+            f"`{setting.env_id}`" + f" `{setting.flags}`" * bool(setting.flags), f"`{setting.recipe}`" if setting.recipe else "none",
+            f"{setting.steps:,}", len(rows), f"{statistics.mean(greedy):.2f}", f"{min(greedy):.2f}",
+            f"{statistics.median(row['steps_per_second'] for row in rows):,.0f}",
+            f"{statistics.median(row['seconds'] for row in rows):.0f}",
+        ])  # fmt: skip
+    header = "environment | recipe | steps | seeds | greedy return | worst seed | steps/s | seconds in all"
+    return table(header, lines) + f"\n\n{origin([row for rows in groups for row in rows])}"
+
+
+def main():
+    require_idle()
+    provenance()  # refuses uncommitted scripts before any time is spent
+    have = {key(row, FIELDS) for row in read_rows("recipes") if row["text"] == text_of(row["setting"][0])}
+    for setting, seed in JOBS:
+        if (setting, seed) not in have:
+            row = measure(setting, seed)
+            keep("recipes", row, FIELDS)
+            print(f"{setting}, seed {seed}: {row['greedy']['mean']}, {row['seconds']} s", flush=True)
+    print(summary())
+
+
+if __name__ == "__main__":
+    main()
