@@ -94,7 +94,7 @@ def summary():
     for setting, rows in zip(SETTINGS, groups, strict=True):
         greedy = [row["greedy"]["mean"] for row in rows]
         lines.append([
-            f"`{setting.env_id}`" + f" `{setting.flags}`" * bool(setting.flags), f"`{setting.recipe}`" if setting.recipe else "none",
+            setting.env_id + f" `{setting.flags}`" * bool(setting.flags), setting.recipe or "none",
             f"{setting.steps:,}", len(rows), f"{statistics.mean(greedy):.2f}", f"{min(greedy):.2f}",
             f"{statistics.median(row['steps_per_second'] for row in rows):,.0f}",
             f"{statistics.median(row['seconds'] for row in rows):.0f}",
