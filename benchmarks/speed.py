@@ -23,7 +23,7 @@ SETTINGS = (  # title, script, environment, environments side by side, flags
     ("our defaults", "ppo_discrete", LANDER, 16, ""),
     ("CleanRL's settings", "ppo_discrete", LANDER, 4, CLEANRL_FLAGS[LANDER]),
     ("CleanRL's settings, but 16 environments", "ppo_discrete", LANDER, 16, f"{CLEANRL_FLAGS[LANDER]} --num-envs 16"),
-    ("our defaults", "ppo_continuous", CONTINUOUS, 16, ""),
+    ("our defaults", "ppo_continuous", CONTINUOUS, 32, ""),
     ("CleanRL's settings", "ppo_continuous", CONTINUOUS, 1, CLEANRL_FLAGS[CONTINUOUS]),
 )
 
