@@ -341,7 +341,7 @@ def evaluate(agent, args, num_episodes: int, video_dir: Path | None = None, rend
         video = {"video_folder": str(video_dir), "name_prefix": "greedy", "episode_trigger": lambda _: True}
         kwargs = {"render_mode": "rgb_array", "wrappers": [lambda env: gym.wrappers.RecordVideo(env, **video)]}
     envs, returns = make_envs(args, 1, "sync", **kwargs), np.zeros(num_episodes)
-    for episode in range(num_episodes):
+    for episode in tqdm(range(num_episodes), "evaluation", leave=False, disable=None, file=sys.stdout):
         obs, _ = envs.reset(seed=args.seed + 1_000_000 + episode)
         for _ in range(envs.unwrapped.envs[0].spec.max_episode_steps or 10_000):  # a greedy agent may go in circles
             obs, rewards, terminated, truncated, _ = envs.step(agent.act(obs, greedy=True))
@@ -418,18 +418,18 @@ def main():
     torch.backends.cudnn.deterministic = args.torch_deterministic
     if args.cuda:  # tensors are made there from now on
         torch.set_default_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
-    if args.evaluate:
-        agent = Agent(make_envs(args, 1, "sync"), args)
-        load_checkpoint(args.evaluate, agent=agent)
-        video_dir = Path(args.evaluate).parent / "videos" / "evaluation" if args.capture_video else None
-        evaluate(agent, args, args.eval_episodes, video_dir, args.render)
-        return
     if "WORLD_SIZE" in os.environ:  # set by torchrun
         dist.init_process_group("nccl" if args.cuda else "gloo")
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
     run_dir = Path(args.resume).parent if args.resume else Path("runs", name)
     try:
-        train(args, run_dir)
+        if args.evaluate:
+            agent = Agent(make_envs(args, 1, "sync"), args)
+            load_checkpoint(args.evaluate, agent=agent)
+            video_dir = Path(args.evaluate).parent / "videos" / "evaluation" if args.capture_video else None
+            evaluate(agent, args, args.eval_episodes, video_dir, args.render)
+        else:
+            train(args, run_dir)
     except KeyboardInterrupt:
         hint = f"; to go on: python {sys.argv[0]} --resume {run_dir}/checkpoint.pt"
         sys.exit("interrupted" + (hint if Path(run_dir, "checkpoint.pt").exists() else ""))

@@ -262,6 +262,11 @@ def test_an_interrupted_run_says_how_to_go_on(script, in_tmp, monkeypatch):
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
     assert exit_.value.code == f"interrupted; to go on: python ppo.py --resume {path.relative_to(in_tmp)}"
     assert torch.load(path, weights_only=True)["global_step"] == 64
+    calls[2:] = []  # the next call is the third again
+    monkeypatch.setattr(script, "make_envs", interrupted)
+    monkeypatch.setattr("sys.argv", ["ppo.py", "--evaluate", str(path)])
+    with pytest.raises(SystemExit, match="^interrupted$"):
+        script.main()
 
 
 def test_resume_takes_new_flags(script, trained, monkeypatch):
