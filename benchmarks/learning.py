@@ -89,7 +89,12 @@ SETTINGS = (  # of the README
     Setting("ppo_continuous", "Hopper-v5", 1_000_000),
     Setting("ppo_continuous", "HalfCheetah-v5", 1_000_000),
     Setting("ppo_continuous", "Walker2d-v5", 1_000_000),
-    Setting("ppo_continuous", "MountainCarContinuous-v0", 100_000, "--init-log-std 1"),
+    Setting(
+        "ppo_continuous",
+        "MountainCarContinuous-v0",
+        100_000,
+        "--init-log-std 1 --num-steps 256 --num-minibatches 32 --gae-lambda 0.99",
+    ),
 )
 
 PUBLISHED = {  # greedy return, steps: https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md
