@@ -88,6 +88,7 @@ SETTINGS = (  # of the README
     Setting("ppo_continuous", "BipedalWalker-v3", 1_000_000),
     Setting("ppo_continuous", "Hopper-v5", 1_000_000),
     Setting("ppo_continuous", "HalfCheetah-v5", 1_000_000),
+    Setting("ppo_continuous", "Walker2d-v5", 1_000_000),
     Setting(
         "ppo_continuous",
         "MountainCarContinuous-v0",
