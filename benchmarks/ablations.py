@@ -158,7 +158,7 @@ def identity(detail, env_id, seed):
 
 def train(detail, env_id, seed):
     script, steps, _, _ = ENVIRONMENTS[env_id]
-    flags = f"--env-id {env_id} --total-timesteps {steps} --seed {seed} {detail.flags}"
+    flags = f"--env-id {env_id} --total-timesteps {steps} --seed {seed} --eval-episodes 30 {detail.flags}"
     with changed_copy(script, detail.changes) as folder:
         done = run(command_for(script, flags, folder=folder))
     steps, _, returns = np.transpose(done.scalars["charts/episodic_return"])
