@@ -434,7 +434,7 @@ def main():
         if args.evaluate:
             agent = Agent(make_envs(args, 1, "sync"), args)
             load_checkpoint(args.evaluate, agent=agent)
-            video_dir = Path(args.evaluate).parent / "videos" / "evaluation" if args.capture_video else None
+            video_dir = Path(args.evaluate).with_name(f"evaluation-{time.time_ns()}") if args.capture_video else None
             evaluate(agent, args, args.eval_episodes, video_dir, args.render)
         else:
             train(args, run_dir)

@@ -352,12 +352,12 @@ def test_videos(script, in_tmp, monkeypatch):
     assert all(video.name == "greedy-episode-0.mp4" for video in videos.values())
     assert all(video.stat().st_size > 1000 for video in videos.values())
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
-    monkeypatch.setattr(
-        "sys.argv", [script.__file__, "--evaluate", str(path), "--capture-video", "--eval-episodes", "3"]
-    )
-    script.main()
-    names = [video.name for video in path.parent.glob("videos/evaluation/*.mp4")]
-    assert sorted(names) == ["greedy-episode-0.mp4", "greedy-episode-1.mp4", "greedy-episode-2.mp4"]
+    for num_episodes in "2", "1":  # the second evaluation replaces no video of the first
+        flags = ["--evaluate", str(path), "--capture-video", "--eval-episodes", num_episodes]
+        monkeypatch.setattr("sys.argv", [script.__file__, *flags])
+        script.main()
+    names = [video.name for video in path.parent.glob("evaluation-*/*.mp4")]
+    assert sorted(names) == ["greedy-episode-0.mp4", "greedy-episode-0.mp4", "greedy-episode-1.mp4"]
 
 
 def test_render_shows_the_same_episodes(script, in_tmp, monkeypatch):
