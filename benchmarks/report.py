@@ -1,4 +1,4 @@
-"""Writes what was measured into README.md and benchmarks/README.md: the tables and sentences between their marks.
+"""Writes what was measured into the README.md of each folder: the tables and sentences between their marks.
 
     python benchmarks/report.py
 
@@ -13,14 +13,17 @@ import peers
 import speed
 from launcher import ROOT
 
+import recipes
+
 BLOCKS = {
     "learning": learning.summary,
     "every seed": learning.every_seed,
     "peers": peers.summary,
     "headline": peers.headline,
     "speed": speed.summary,
+    "recipes": recipes.summary,
 }
-PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+PAGES = tuple(ROOT / folder / "README.md" for folder in (".", "benchmarks", "recipes"))
 
 
 def fill(text):

@@ -60,7 +60,7 @@ def test_a_row_that_changes_or_is_missing_does_not_go_unnoticed(benchmarks, resu
 def test_no_table_may_be_empty(benchmarks, results):
     report = benchmarks("report")
     pages = "".join(page.read_text() for page in report.PAGES)
-    for name in ("learning", "peers", "speed"):
+    for name in ("learning", "peers", "speed", "recipes"):
         text = (results / f"{name}.jsonl").read_text()
         (results / f"{name}.jsonl").write_text("")
         with pytest.raises(SystemExit, match=f"results/{name}.jsonl has no row of"):
