@@ -40,8 +40,9 @@ ENVIRONMENTS = {  # script, steps, seeds, seconds of a run beside another
     "LunarLanderContinuous-v3": ("ppo_continuous", 250_000, range(11, 21), 32),
     "Hopper-v5": ("ppo_continuous", 300_000, range(11, 16), 65),
 }
+SCRIPTS = tuple(dict.fromkeys(script for script, *_ in ENVIRONMENTS.values()))
 FIELDS = ("detail", "environment", "steps", "seed")
-MEASURES = {"greedy": "final greedy return", "area": "mean training return"}
+MEASURES = {"greedy": "greedy", "area": "area"}  # what the tables call them
 
 
 class Detail(NamedTuple):
@@ -141,14 +142,15 @@ def pairs():
 
 
 def jobs(details=DETAILS):
-    """(detail, environment, seed) of all runs, the baseline's among them; what is cheap comes first."""
-    return [
+    """(detail, environment, seed) of all runs, the baseline's among them: a script after the other, 5 seeds first."""
+    result = [
         (detail, env_id, seed)
         for env_id, (_, _, seeds, _) in ENVIRONMENTS.items()
         for detail in (BASELINE, *details)
         if detail.concerns(env_id)
         for seed in seeds
     ]
+    return sorted(result, key=lambda job: (SCRIPTS.index(ENVIRONMENTS[job[1]][0]), job[2] > 15))
 
 
 def identity(detail, env_id, seed):
@@ -166,17 +168,25 @@ def train(detail, env_id, seed):
     return {"greedy": greedy_return(done.stdout)["mean"], "area": area, "args": done.args}
 
 
-def differences():
+def rows(script):
+    """All rows of the script; ends this process where one is missing."""
+    expected = [identity(*job) for job in jobs() if ENVIRONMENTS[job[1]][0] == script]
+    return rows_of("ablations", FIELDS, expected)
+
+
+def differences(script):
     """{(detail's name, environment, measure): (mean, lower end, upper end)} in units of the environment's scale."""
-    expected = [identity(*job) for job in jobs()]
-    rows = dict(zip(expected, rows_of("ablations", FIELDS, expected), strict=True))
+    rows_by_job = {key(row, FIELDS): row for row in rows(script)}
     rng, result = np.random.default_rng(0), {}
     for detail, env_id in pairs():
-        script, _, seeds, _ = ENVIRONMENTS[env_id]
+        if ENVIRONMENTS[env_id][0] != script:
+            continue
+        _, _, seeds, _ = ENVIRONMENTS[env_id]
         _, random, published = SCALES[script][env_id]
         for measure in MEASURES:
             without, as_it_is = (
-                np.array([rows[identity(one, env_id, seed)][measure] for seed in seeds]) for one in (detail, BASELINE)
+                np.array([rows_by_job[identity(one, env_id, seed)][measure] for seed in seeds])
+                for one in (detail, BASELINE)
             )
             difference = (without - as_it_is) / (published - random)
             means = rng.choice(difference, (10_000, len(difference))).mean(1)
@@ -184,26 +194,22 @@ def differences():
     return result
 
 
-def summary():
-    """A table for each script and measure; bold where the interval does not hold 0."""
-    values, parts = differences(), []
-    for script in dict.fromkeys(script for script, *_ in ENVIRONMENTS.values()):
-        env_ids = [env_id for env_id in ENVIRONMENTS if ENVIRONMENTS[env_id][0] == script]
-        for measure, words in MEASURES.items():
-            lines = []
-            for detail in DETAILS:
-                if detail.script not in ("", script):
-                    continue
-                cells = []
-                for env_id in env_ids:
-                    mean, low, high = values[detail.name, env_id, measure]
-                    cell = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
-                    cells.append(f"**{cell}**" if low > 0 or high < 0 else cell)
-                lines.append([detail.name, *cells])
-            lines.sort(key=lambda line, measure=measure: sum(values[line[0], env_id, measure][0] for env_id in env_ids))
-            parts.append(f"`{script}`, {words}:\n\n" + table("change | " + " | ".join(env_ids), lines))
-    rows = read_rows("ablations")
-    return "\n\n".join([*parts, origin(rows)])
+def ranking(values):
+    """The details' names, from what costs most to what gains most: by the mean of all environments and measures."""
+    means = {name: np.mean([value[0] for key, value in values.items() if key[0] == name]) for name, *_ in values}
+    return sorted(means, key=means.get)
+
+
+def summary(script):
+    """A line for each detail, a column for each measure and environment; bold where the interval does not hold 0."""
+    values = differences(script)
+    columns = [(measure, env_id) for measure in MEASURES for env_id in dict.fromkeys(key[1] for key in values)]
+    lines = []
+    for name in ranking(values):
+        cells = [values[name, env_id, measure] for measure, env_id in columns]
+        lines.append([name, *(f"**{m:+.2f}**" if low > 0 or high < 0 else f"{m:+.2f}" for m, low, high in cells)])
+    header = " | ".join([f"`{script}`", *(f"{env_id}, {MEASURES[measure]}" for measure, env_id in columns)])
+    return table(header, lines) + f"\n\n{origin(rows(script))}"
 
 
 def main():
@@ -226,7 +232,8 @@ def main():
             minutes = (time.perf_counter() - start) / 60
             print(f"{number}/{len(todo)}, {minutes:.0f} minutes: {job[0].name}, {job[1]}: {row['greedy']}", flush=True)
     if not names:
-        print(summary())
+        for script in SCRIPTS:
+            print(summary(script), end="\n\n")
 
 
 if __name__ == "__main__":
