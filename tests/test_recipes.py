@@ -31,6 +31,21 @@ class Picture(gym.Env):
         return np.zeros((36, 40, 3), np.uint8), float(action == self.side), True, False, {}
 
 
+class Clock(gym.Env):
+    """A gray image, as bright as the number of steps so far; each earns 1."""
+
+    observation_space, action_space = Box(0, 255, (20, 20, 3), np.uint8), Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros((20, 20, 3), np.uint8), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.full((20, 20, 3), self.steps, np.uint8), 1.0, False, False, {}
+
+
 class Heads(gym.Env):
     """Each of two heads must answer the observation in its own way, and earns half of the reward."""
 
@@ -90,7 +105,7 @@ class Cue(gym.Env):
         return np.float32([0]), float(end and action == self.cue), end, False, {}
 
 
-for env in Picture, Heads, Forbidden, ForbiddenByMethod, Cue:
+for env in Picture, Clock, Heads, Forbidden, ForbiddenByMethod, Cue:
     gym.register(f"{env.__name__}-v0", env, max_episode_steps=100)
 
 
@@ -156,6 +171,17 @@ def test_the_patched_script_learns_what_it_is_for(recipe, in_tmp, name, env_id, 
     other = my_ppo.Agent(my_ppo.make_envs(args, 1, "sync"), args)
     my_ppo.load_checkpoint(str(checkpoint), agent=other)
     assert (my_ppo.evaluate(other, args, 20) == returns).all()
+
+
+@pytest.mark.parametrize(("frame_skip", "seen"), [(1, [0, 1, 2, 3]), (4, [0, 4, 8, 12])])
+def test_images_shows_the_last_four_frames(recipe, frame_skip, seen):
+    my_ppo = recipe("images")
+    envs = my_ppo.make_envs(my_ppo.Args(env_id="Clock-v0", env_kwargs="{}", frame_skip=frame_skip), 1, "sync")
+    envs.reset(seed=0)
+    for _ in range(3):
+        obs, rewards, *_ = envs.step(np.zeros(1, int))
+    assert obs.shape == (1, 4, 20, 20) and obs.dtype == np.uint8
+    assert (obs.max((0, 2, 3)) == seen).all() and rewards == frame_skip
 
 
 def test_the_networks_of_lstm_agree_step_by_step_and_over_a_sequence(recipe):
