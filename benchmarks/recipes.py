@@ -1,6 +1,6 @@
 """Each recipe beside the plain script, on an environment that it is for: returns, steps per second, seconds in all.
 
-    pip install popgym envpool ale-py opencv-python-headless
+    pip install popgym envpool minigrid ale-py opencv-python-headless
     python benchmarks/recipes.py
 
 Two runs at a time, one thread each: compare seconds within the table only. A row is kept as soon as it is there, and
@@ -44,7 +44,9 @@ class Setting(NamedTuple):
 
 
 MEMORY = "popgym:popgym-RepeatPreviousEasy-v0"
+PIXELS = "--env-kwargs {} --frame-skip 1 --learning-rate 1e-3"
 SETTINGS = (
+    Setting("images", "pixels:PixelDoorKey-v0", 200_000, 5, PIXELS),
     Setting("lstm", MEMORY, 250_000, 5),
     Setting("", MEMORY, 250_000, 5),
     Setting("action_masks", "Taxi-v4", 200_000, 5),
