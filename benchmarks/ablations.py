@@ -35,7 +35,7 @@ from tune import ENVIRONMENTS as SCALES
 ENVIRONMENTS = {  # script, steps, seeds, seconds of a run beside another
     "CartPole-v1": ("ppo_discrete", 50_000, range(11, 21), 8),
     "LunarLander-v3": ("ppo_discrete", 250_000, range(11, 21), 28),
-    "Acrobot-v1": ("ppo_discrete", 150_000, range(11, 21), 20),
+    "Acrobot-v1": ("ppo_discrete", 100_000, range(11, 21), 14),
     "Pendulum-v1": ("ppo_continuous", 100_000, range(11, 21), 16),
     "LunarLanderContinuous-v3": ("ppo_continuous", 250_000, range(11, 21), 32),
     "Hopper-v5": ("ppo_continuous", 300_000, range(11, 16), 65),
