@@ -96,7 +96,6 @@ DETAILS = (
     Detail("ratios not clipped", "--clip-coef inf"),
     Detail("a KL penalty instead of clipping", "--clip-coef inf --adaptive-kl 0.01 --target-kl None"),
     Detail("values clipped", "--clip-vloss"),
-    Detail("entropy bonus of 0.003", "--ent-coef 0.003"),
     Detail("entropy bonus of 0.01", "--ent-coef 0.01"),
     Detail("KL early stop at 0.05", "--target-kl 0.05", script="ppo_discrete"),
     Detail("no KL early stop", "--target-kl None", script="ppo_continuous"),
