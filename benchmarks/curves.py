@@ -1,16 +1,18 @@
-"""Draws the pictures of learning from benchmarks/results: curves.svg over steps, peers.svg over seconds.
+"""Draws benchmarks/results: learning over steps (curves.svg) and seconds (peers.svg), and ablations.
 
     pip install -r benchmarks/requirements.txt && python benchmarks/curves.py
 
 A curve is the mean over seeds of the last 100 training episodes' return, with sampled actions; its band is the 95 %
 bootstrap interval of that mean. The dot is the mean greedy return after training, the tick below it the worst seed's.
 A dashed line is the return that RL Zoo publishes for PPO on that environment, with the steps that it took. Over
-seconds, each line is a seed. Each picture holds a checksum of the rows that it shows, which a test compares.
+seconds, each line is a seed. Of an ablation, the dot is the mean of the seeds' paired differences, its line the 95 %
+bootstrap interval of that mean. Each picture holds a checksum of the rows that it shows, which a test compares.
 """
 
 import hashlib
 import json
 
+import ablations
 import numpy as np
 from launcher import ROOT
 from learning import MINIMAL, PUBLISHED, results
@@ -87,6 +89,26 @@ def draw_seconds(plt, rows):
     return figure
 
 
+def draw_ablations(plt, script):
+    """An axis for each environment, a line for each detail, what costs most on top."""
+    values = ablations.differences(script)
+    names, env_ids = ablations.ranking(values), list(dict.fromkeys(key[1] for key in values))
+    figure, axes = plt.subplots(1, len(env_ids), figsize=(12, 8), sharex=True, sharey=True, layout="constrained")
+    for axis, env_id in zip(axes, env_ids, strict=True):
+        for color, (measure, offset) in {"C0": ("greedy", -0.15), "C1": ("area", 0.15)}.items():
+            places = np.arange(len(names)) + offset
+            mean, low, high = np.transpose([values[name, env_id, measure] for name in names])
+            axis.hlines(places, low, high, color=color, linewidth=1)
+            axis.plot(mean, places, "o", color=color, markersize=3)
+        axis.axvline(0, color="gray", linewidth=1)
+        axis.set_title(env_id)
+        axis.grid(axis="y", linewidth=0.3)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    figure.supxlabel("(without the detail - as it is) / (published - random): greedy return in blue, area in orange")
+    return figure
+
+
 def main():
     import matplotlib
 
@@ -96,6 +118,8 @@ def main():
 
     save(draw_steps(plt, rows_over_steps()), "curves.svg", rows_over_steps())
     save(draw_seconds(plt, rows_over_seconds()), "peers.svg", rows_over_seconds())
+    rows = ablations.rows("ppo_discrete")
+    save(draw_ablations(plt, "ppo_discrete"), "ablations_ppo_discrete.svg", rows)
 
 
 if __name__ == "__main__":

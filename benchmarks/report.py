@@ -8,6 +8,7 @@ in benchmarks/results, so a number in one of them can't be older than its row.
 
 import re
 
+import ablations
 import learning
 import peers
 import speed
@@ -22,6 +23,7 @@ BLOCKS = {
     "headline": peers.headline,
     "speed": speed.summary,
     "recipes": recipes.summary,
+    "ablations ppo_discrete": lambda: ablations.summary("ppo_discrete"),
 }
 PAGES = tuple(ROOT / folder / "README.md" for folder in (".", "benchmarks", "recipes"))
 

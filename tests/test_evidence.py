@@ -60,7 +60,7 @@ def test_a_row_that_changes_or_is_missing_does_not_go_unnoticed(benchmarks, resu
 def test_no_table_may_be_empty(benchmarks, results):
     report = benchmarks("report")
     pages = "".join(page.read_text() for page in report.PAGES)
-    for name in ("learning", "peers", "speed", "recipes"):
+    for name in ("learning", "peers", "speed", "recipes", "ablations"):
         text = (results / f"{name}.jsonl").read_text()
         (results / f"{name}.jsonl").write_text("")
         with pytest.raises(SystemExit, match=f"results/{name}.jsonl has no row of"):
@@ -71,8 +71,10 @@ def test_no_table_may_be_empty(benchmarks, results):
 
 
 def test_the_pictures_show_the_rows(benchmarks):
-    curves = benchmarks("curves")
-    for name, rows in ("curves", curves.rows_over_steps()), ("peers", curves.rows_over_seconds()):
+    curves, ablations = benchmarks("curves"), benchmarks("ablations")
+    pictures = {"curves": curves.rows_over_steps(), "peers": curves.rows_over_seconds()}
+    pictures["ablations_ppo_discrete"] = ablations.rows("ppo_discrete")
+    for name, rows in pictures.items():
         assert f"rows {curves.checksum(rows)}" in (ROOT / "benchmarks" / f"{name}.svg").read_text()
 
 
