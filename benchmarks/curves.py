@@ -118,8 +118,7 @@ def main():
 
     save(draw_steps(plt, rows_over_steps()), "curves.svg", rows_over_steps())
     save(draw_seconds(plt, rows_over_seconds()), "peers.svg", rows_over_seconds())
-    rows = ablations.rows("ppo_discrete")
-    save(draw_ablations(plt, "ppo_discrete"), "ablations_ppo_discrete.svg", rows)
+    save(draw_ablations(plt, "ppo_discrete"), "ablations_ppo_discrete.svg", ablations.rows("ppo_discrete"))
 
 
 if __name__ == "__main__":
