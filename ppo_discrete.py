@@ -110,7 +110,7 @@ class Agent(nn.Module):
         return logits.argmax(-1).cpu().numpy()
 
     def log_prob_and_entropy(self, normalized_obs, actions):  # [batch, obs_dim], [batch] -> [batch], [batch]
-        log_probs = self.actor(normalized_obs).log_softmax(-1)
+        log_probs = self.actor(normalized_obs).log_softmax(-1)  # as torch.distributions.Categorical, but faster
         entropy = -(log_probs.exp() * log_probs).sum(-1)
         return log_probs.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1), entropy
 
@@ -148,9 +148,7 @@ def ppo_loss(agent, batch, beta, args):
 
     # KL(old, new), estimated: never negative, and less noisy than -log_ratio, http://joschu.net/blog/kl-approx.html
     approx_kl = ((ratio - 1) - log_ratio).mean()
-    loss = policy_loss + args.vf_coef * value_loss  # equation 9
-    if args.ent_coef:  # skip the cost of a gradient of 0
-        loss = loss - args.ent_coef * entropy.mean()
+    loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy.mean()  # equation 9
     if args.adaptive_kl is not None:
         loss = loss + beta * approx_kl  # equation 8
     metrics = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy.mean()}
@@ -189,7 +187,6 @@ def train(args: Args, run_dir: Path) -> Agent:
     if args.resume:
         checkpoint = load_checkpoint(args.resume, agent=agent, optimizer=optimizer, return_rms=return_rms)
         global_step, beta = checkpoint["global_step"], checkpoint.get("beta", beta)
-        torch.set_rng_state(checkpoint["rng_state"])
         if global_step + batch_size > args.total_timesteps:
             sys.exit(f"error: {args.resume} has been trained for {global_step} steps; raise --total-timesteps to go on")
     if rank == 0:
@@ -197,7 +194,7 @@ def train(args: Args, run_dir: Path) -> Agent:
             writer = SummaryWriter(run_dir, purge_step=global_step + 1 if args.resume else None)
         except OSError as error:
             sys.exit(f"error: cannot write the run directory: {error}")
-    else:  # draw other actions and minibatches than process 0
+    if rank > 0 or args.resume:  # draw other actions and minibatches than process 0, and than before the checkpoint
         torch.manual_seed(args.seed + 1000 * rank + global_step)
 
     # Rollout buffers. Row t is what step t gave; with num_steps + 1 rows, it is what was known before step t.
@@ -208,6 +205,7 @@ def train(args: Args, run_dir: Path) -> Agent:
 
     obs[-1], _ = envs.reset(seed=args.seed + global_step + rank * args.num_envs)  # a rollout goes on from row -1
     start_step, start_time = global_step, time.perf_counter()
+    # Counted from the end: before --resume, the batch size may have been another.
     iterations = range(num_iterations - (args.total_timesteps - global_step) // batch_size + 1, num_iterations + 1)
     for iteration in (progress := tqdm(iterations, disable=None if rank == 0 else True, file=sys.stdout)):
         if args.capture_video and rank == 0 and (iteration - 1) % math.ceil(num_iterations / 10) == 0:
@@ -244,9 +242,10 @@ def train(args: Args, run_dir: Path) -> Agent:
             batch["returns"] = batch["advantages"] + batch["old_values"]
             if args.norm_adv:
                 adv_rms = RunningMeanStd().update(batch["advantages"])
-                # If no reward or termination tells actions apart, centered advantages are only errors of the critic.
+                # While no reward or termination tells actions apart, advantages are only critic errors. Those of an
+                # optimistic critic are mostly negative: not centered, they push the policy away from what was tried.
                 informative = np.ptp(rewards[~done[:-1]]) > 0 or terminated[1:].any()
-                center = adv_rms.mean if average_over_processes([], int(informative)) else 0  # 0: in no process
+                center = adv_rms.mean if average_over_processes([], int(informative)) else 0  # any process
                 batch["advantages"] = (batch["advantages"] - center) / adv_rms.std
 
         grad_norms = ppo_update(agent, optimizer, batch, beta, args)
@@ -258,7 +257,7 @@ def train(args: Args, run_dir: Path) -> Agent:
         if args.adaptive_kl is not None:  # PPO paper, section 4
             average_over_processes([metrics["approx_kl"]], len(ratio))
             relative_kl = metrics["approx_kl"] / args.adaptive_kl
-            beta *= 2 if relative_kl > 1.5 else 1 if relative_kl >= 1 / 1.5 else 0.5
+            beta *= 2 if relative_kl > 1.5 else 0.5 if relative_kl < 1 / 1.5 else 1
         for name, array in {"observation": obs, "reward": rewards, "loss": loss.numpy(force=True)}.items():
             if not np.isfinite(array).all():
                 sys.exit(f"error: a non-finite {name} came up in the {batch_size} steps before step {global_step}")
@@ -286,8 +285,7 @@ def train(args: Args, run_dir: Path) -> Agent:
                 if args.save_model:
                     checkpoint = {"args": asdict(args), "global_step": global_step, "beta": beta}
                     checkpoint |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-                    checkpoint |= {"return_rms": return_rms.state_dict(), "rng_state": torch.get_rng_state()}
-                    save_checkpoint(run_dir / "checkpoint.pt", checkpoint)
+                    save_checkpoint(run_dir / "checkpoint.pt", checkpoint | {"return_rms": return_rms.state_dict()})
 
     envs.close()
     if rank == 0:
@@ -388,7 +386,7 @@ def load_checkpoint(path: str, **owners) -> dict:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         for name, owner in owners.items():
             owner.load_state_dict(checkpoint[name])
-        return checkpoint | {"args": dict(checkpoint["args"])}
+        return checkpoint | {"args": dict(checkpoint["args"])}  # or an error here, if they are not what main needs
     except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
         sys.exit(f"error: {path} is not a whole checkpoint that fits this script and its flags: {error!r:.300}")
 

@@ -122,10 +122,10 @@ DETAILS = (
             ("mean = self.actor(self.normalize(", "mean, log_std = self.actor(self.normalize("),
             ("(obs, dtype=torch.float32)))", "(obs, dtype=torch.float32))).chunk(2, -1)"),
             ("mean + self.log_std.exp() * torch", "mean + (log_std + self.offset).exp() * torch"),
-            ("        noise = (actions - self.actor(normalized_obs)) / self.log_std.exp()\n",
+            ("        noise = (actions - self.actor(normalized_obs)) / self.log_std.exp()  #",
              "        mean, log_std = self.actor(normalized_obs).chunk(2, -1)\n"
              "        log_std = log_std + self.offset\n"
-             "        noise = (actions - mean) / log_std.exp()\n"),
+             "        noise = (actions - mean) / log_std.exp()  #"),
             ("noise.square() - self.log_std - 0.5", "noise.square() - log_std - 0.5"),
             ("(self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()",
              "(log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)"),
