@@ -57,7 +57,7 @@ class Args:
     resume: str | None = None  # path of the checkpoint to go on from; a higher --total-timesteps extends the run
     evaluate: str | None = None  # path of a checkpoint to evaluate instead of training
     eval_episodes: Count = 100  # greedy episodes of the evaluation
-    render: bool = False  # with --evaluate: show the episodes in a window
+    render: bool = False  # with --evaluate: show the episodes in a window, unless --capture-video records them
     num_envs: Count = 32  # environments stepped side by side
     num_steps: Count = 128  # steps of each environment per iteration; num-envs * num-steps make a batch
     vectorization_mode: Literal["sync", "async", "vector_entry_point"] = "sync"  # how Gymnasium steps them
