@@ -1,14 +1,14 @@
 """What each detail is worth: trains without it, all else equal, and compares seed by seed with the script as it is.
 
-    python benchmarks/ablations.py                            # all details, five hours on two cores
+    python benchmarks/ablations.py                            # all details, two to four hours on two cores
     python benchmarks/ablations.py "tanh instead of ReLU"     # some of them
 
-Two runs at a time; Hopper-v5 needs `pip install "gymnasium[mujoco]"`. Rows are kept as soon as they are there; an
-interrupted campaign goes on where it stopped. A figure is the mean of the seeds' paired differences, (without the
-detail - as it is) / (published - random), where published is what RL Zoo reports for its PPO and random is what random
-actions earn. -1 is the loss of all that can be learned. It is bold where the 95 % bootstrap interval of the mean does
-not hold 0; elsewhere, these seeds show no difference. Greedy returns are means of 30 episodes. The area is the mean of
-the training return over all steps: it tells how fast a run learns.
+Two runs at a time. Rows are kept as soon as they are there; an interrupted campaign goes on where it stopped. A figure
+is the mean of the seeds' paired differences, (without the detail - as it is) / (published - random), where published is
+what RL Zoo reports for its PPO and random is what random actions earn. -1 is the loss of all that can be learned. It is
+bold where the 95 % bootstrap interval of the mean does not hold 0; elsewhere, these seeds show no difference. Greedy
+returns are means of 30 episodes. The area is the mean of the training return over all steps: it tells how fast a run
+learns.
 """
 
 import sys
@@ -38,7 +38,6 @@ ENVIRONMENTS = {  # script, steps, seeds, seconds of a run beside another
     "Acrobot-v1": ("ppo_discrete", 100_000, range(11, 16), 14),
     "Pendulum-v1": ("ppo_continuous", 100_000, range(11, 16), 16),
     "LunarLanderContinuous-v3": ("ppo_continuous", 200_000, range(11, 16), 28),
-    "Hopper-v5": ("ppo_continuous", 300_000, range(11, 16), 65),
 }
 SCRIPTS = tuple(dict.fromkeys(script for script, *_ in ENVIRONMENTS.values()))
 FIELDS = ("detail", "environment", "steps", "seed")

@@ -118,7 +118,8 @@ def main():
 
     save(draw_steps(plt, rows_over_steps()), "curves.svg", rows_over_steps())
     save(draw_seconds(plt, rows_over_seconds()), "peers.svg", rows_over_seconds())
-    save(draw_ablations(plt, "ppo_discrete"), "ablations_ppo_discrete.svg", ablations.rows("ppo_discrete"))
+    for script in ablations.SCRIPTS:
+        save(draw_ablations(plt, script), f"ablations_{script}.svg", ablations.rows(script))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ BLOCKS = {
     "speed": speed.summary,
     "recipes": recipes.summary,
     "ablations ppo_discrete": lambda: ablations.summary("ppo_discrete"),
+    "ablations ppo_continuous": lambda: ablations.summary("ppo_continuous"),
 }
 PAGES = tuple(ROOT / folder / "README.md" for folder in (".", "benchmarks", "recipes"))
 
