@@ -5,8 +5,8 @@
 
 Two runs at a time. Rows are kept as soon as they are there; an interrupted campaign goes on where it stopped. A figure
 is the mean of the seeds' paired differences, (without the detail - as it is) / (published - random), where published is
-what RL Zoo reports for its PPO and random is what random actions earn. -1 is the loss of all that can be learned. It is
-bold where the 95 % bootstrap interval of the mean does not hold 0; elsewhere, these seeds show no difference. Greedy
+what RL Zoo reports for its PPO and random is what random actions earn. -1 is about as bad as random actions. It is bold
+where the 95 % bootstrap interval of the mean excludes 0; elsewhere, these seeds show no clear difference. Greedy
 returns are means of 30 episodes. The area is the mean of the training return over all steps: it tells how fast a run
 learns.
 """
