@@ -180,10 +180,10 @@ def test_to_import_it_trains_nothing(capsys):
 
 
 def test_it_learns(capsys):
-    """Most of its default training is enough for this seed."""
-    minimal.train_ppo_cartpole(seed=1, num_updates=32)
+    """All of its default training: after two thirds of it, the return still depends on how a processor rounds."""
+    minimal.train_ppo_cartpole(seed=1)
     table, result = capsys.readouterr().out.rstrip().rsplit("\n", 1)
-    assert [int(line.split()[0]) for line in table.splitlines()] == [4096 * i for i in range(1, 9)]
+    assert [int(line.split()[0]) for line in table.splitlines()] == [4096 * i for i in range(1, 13)]
     assert float(re.search(r"100 greedy episodes: ([\d.]+)", result)[1]) >= 475
 
 
