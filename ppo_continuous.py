@@ -245,7 +245,7 @@ def train(args: Args, run_dir: Path) -> Agent:
                 # While no reward or termination tells actions apart, advantages are only critic errors. Those of an
                 # optimistic critic are mostly negative: not centered, they push the policy away from what was tried.
                 informative = np.ptp(rewards[~done[:-1]]) > 0 or terminated[1:].any()
-                center = adv_rms.mean if average_over_processes([], int(informative)) else 0  # their sum over processes
+                center = adv_rms.mean if average_over_processes([], int(informative)) else 0  # > 0: in any process
                 batch["advantages"] = (batch["advantages"] - center) / adv_rms.std
 
         grad_norms = ppo_update(agent, optimizer, batch, beta, args)
