@@ -214,6 +214,8 @@ def test_cuda(script, tmp_path):
     (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
     again = run_script(script.__name__, f"--evaluate {checkpoint} --no-cuda --eval-episodes 2", tmp_path)
     assert again.returncode == 0 and "greedy return" in again.stdout, again.stderr
+    longer = run_script(script.__name__, f"--resume {checkpoint} --total-timesteps 192", tmp_path)
+    assert longer.returncode == 0 and "greedy return" in longer.stdout, longer.stderr
     job = torchrun([ROOT / f"{script.__name__}.py", *flags.split()], tmp_path, num_processes=1)
     output, _ = job.communicate(timeout=120)
     assert job.returncode == 0, output
