@@ -1,6 +1,7 @@
 """What each detail is worth: trains without it, all else equal, and compares seed by seed with the script as it is.
 
-    python benchmarks/ablations.py                            # all details, two to four hours on two cores
+    pip install "gymnasium[mujoco]"                           # for Hopper-v5
+    python benchmarks/ablations.py                            # all details, four to eight hours on two cores
     python benchmarks/ablations.py "tanh instead of ReLU"     # some of them
 
 Two runs at a time. Rows are kept as soon as they are there; an interrupted campaign goes on where it stopped. A figure
@@ -33,11 +34,12 @@ from launcher import (
 from tune import ENVIRONMENTS as SCALES
 
 ENVIRONMENTS = {  # script, steps, seeds, seconds of a run beside another
-    "CartPole-v1": ("ppo_discrete", 50_000, range(11, 16), 8),
+    "CartPole-v1": ("ppo_discrete", 50_000, range(11, 21), 8),
     "LunarLander-v3": ("ppo_discrete", 250_000, range(11, 16), 28),
-    "Acrobot-v1": ("ppo_discrete", 100_000, range(11, 16), 14),
-    "Pendulum-v1": ("ppo_continuous", 100_000, range(11, 16), 16),
+    "Acrobot-v1": ("ppo_discrete", 100_000, range(11, 21), 14),
+    "Pendulum-v1": ("ppo_continuous", 100_000, range(11, 21), 16),
     "LunarLanderContinuous-v3": ("ppo_continuous", 200_000, range(11, 16), 28),
+    "Hopper-v5": ("ppo_continuous", 300_000, range(11, 16), 65),
 }
 SCRIPTS = tuple(dict.fromkeys(script for script, *_ in ENVIRONMENTS.values()))
 FIELDS = ("detail", "environment", "steps", "seed")
