@@ -4,12 +4,12 @@
     python benchmarks/ablations.py                            # all details, four to eight hours on two cores
     python benchmarks/ablations.py "tanh instead of ReLU"     # some of them
 
-Two runs at a time. Rows are kept as soon as they are there; an interrupted campaign goes on where it stopped. A figure
-is the mean of the seeds' paired differences, (without the detail - as it is) / (published - random), where published is
-what RL Zoo reports for its PPO and random is what random actions earn. -1 is about as bad as random actions. It is bold
-where the 95 % bootstrap interval of the mean excludes 0; elsewhere, these seeds show no clear difference. Greedy
-returns are means of 30 episodes. The area is the mean of the training return over all steps: it tells how fast a run
-learns.
+Two runs at a time. Rows are kept as soon as they are there, and what has a row is not measured again: an interrupted
+campaign goes on where it stopped. A figure is the mean of the seeds' paired differences, (without the detail - as it
+is) / (published - random), where published is what RL Zoo reports for its PPO and random is what random actions earn.
+It is bold where the 95 % bootstrap interval of the mean excludes 0; elsewhere, these seeds show no clear difference.
+Greedy returns are means of 30 episodes. The area is the mean of the training return over all steps: it tells how fast
+a run learns.
 """
 
 import sys
@@ -136,19 +136,19 @@ DETAILS = (
 )  # fmt: skip
 
 
-def pairs():
+def pairs(details=DETAILS):
     """All (detail, environment) that are compared."""
-    return [(detail, env_id) for env_id in ENVIRONMENTS for detail in DETAILS if detail.concerns(env_id)]
+    return [(detail, env_id) for env_id in ENVIRONMENTS for detail in details if detail.concerns(env_id)]
 
 
 def jobs(details=DETAILS):
     """(detail, environment, seed) of all runs, the baseline's included: five seeds of everything first."""
     result = [
         (detail, env_id, seed)
-        for env_id, (_, _, seeds, _) in ENVIRONMENTS.items()
+        for env_id in dict.fromkeys(env_id for _, env_id in pairs(details))
         for detail in (BASELINE, *details)
         if detail.concerns(env_id)
-        for seed in seeds
+        for seed in ENVIRONMENTS[env_id][2]
     ]
     return sorted(result, key=lambda job: job[2] > 15)
 
@@ -168,17 +168,17 @@ def train(detail, env_id, seed):
     return {"greedy": greedy_return(done.stdout)["mean"], "area": area, "args": done.args}
 
 
-def rows(script):
-    """All rows of the script; ends this process where one is missing."""
-    expected = [identity(*job) for job in jobs() if ENVIRONMENTS[job[1]][0] == script]
+def rows(script, details=DETAILS):
+    """All rows of the script and these details; ends this process where one is missing."""
+    expected = [identity(*job) for job in jobs(details) if ENVIRONMENTS[job[1]][0] == script]
     return rows_of("ablations", FIELDS, expected)
 
 
-def differences(script):
+def differences(script, details=DETAILS):
     """{(detail's name, environment, measure): (mean, lower end, upper end)} in units of the environment's scale."""
-    rows_by_job = {key(row, FIELDS): row for row in rows(script)}
+    rows_by_job = {key(row, FIELDS): row for row in rows(script, details)}
     rng, result = np.random.default_rng(0), {}
-    for detail, env_id in pairs():
+    for detail, env_id in pairs(details):
         if ENVIRONMENTS[env_id][0] != script:
             continue
         _, _, seeds, _ = ENVIRONMENTS[env_id]
@@ -200,16 +200,16 @@ def ranking(values):
     return sorted(means, key=means.get)
 
 
-def summary(script):
+def summary(script, details=DETAILS):
     """A line for each detail, a column for each measure and environment; bold where the interval does not hold 0."""
-    values = differences(script)
+    values = differences(script, details)
     columns = [(measure, env_id) for measure in MEASURES for env_id in dict.fromkeys(key[1] for key in values)]
     lines = []
     for name in ranking(values):
         cells = [values[name, env_id, measure] for measure, env_id in columns]
         lines.append([name, *(f"**{m:+.2f}**" if low > 0 or high < 0 else f"{m:+.2f}" for m, low, high in cells)])
     header = " | ".join([f"`{script}`", *(f"{env_id}, {measure}" for measure, env_id in columns)])
-    return table(header, lines) + f"\n\n{origin(rows(script))}"
+    return table(header, lines) + f"\n\n{origin(rows(script, details))}"
 
 
 def main():
@@ -231,9 +231,8 @@ def main():
             keep("ablations", dict(zip(FIELDS, identity(*job), strict=True)) | row | provenance(), FIELDS)
             minutes = (time.perf_counter() - start) / 60
             print(f"{number}/{len(todo)}, {minutes:.0f} minutes: {job[0].name}, {job[1]}: {row['greedy']}", flush=True)
-    if not names:
-        for script in SCRIPTS:
-            print(summary(script), end="\n\n")
+    for script in dict.fromkeys(ENVIRONMENTS[env_id][0] for _, env_id in pairs(details)):
+        print(summary(script, details), end="\n\n")
 
 
 if __name__ == "__main__":
