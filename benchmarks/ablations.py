@@ -177,7 +177,7 @@ def rows(script, details=DETAILS):
 def differences(script, details=DETAILS):
     """{(detail's name, environment, measure): (mean, lower end, upper end)} in units of the environment's scale."""
     rows_by_job = {key(row, FIELDS): row for row in rows(script, details)}
-    rng, result = np.random.default_rng(0), {}
+    result = {}
     for detail, env_id in pairs(details):
         if ENVIRONMENTS[env_id][0] != script:
             continue
@@ -189,6 +189,7 @@ def differences(script, details=DETAILS):
                 for one in (detail, BASELINE)
             )
             difference = (without - as_it_is) / (published - random)
+            rng = np.random.default_rng(0)  # anew: a line is then the same, whatever others are shown with it
             means = rng.choice(difference, (10_000, len(difference))).mean(1)
             result[detail.name, env_id, measure] = difference.mean(), *np.percentile(means, (2.5, 97.5))
     return result

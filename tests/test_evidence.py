@@ -78,6 +78,14 @@ def test_the_pictures_show_the_rows(benchmarks):
         assert f"rows {curves.checksum(rows)}" in (ROOT / "benchmarks" / f"{name}.svg").read_text()
 
 
+def test_a_named_detail_gets_its_line_of_the_table(benchmarks):
+    ablations = benchmarks("ablations")
+    marginal = ("normalized observations not clipped", "Adam's epsilon 1e-8")  # bold or not by a hair
+    for detail in (detail for detail in ablations.DETAILS if detail.name in marginal):
+        _, _, line, *_ = ablations.summary("ppo_discrete", [detail]).splitlines()
+        assert line.startswith(f"| {detail.name} |") and line in ablations.summary("ppo_discrete")
+
+
 def test_the_ablations_fit_the_scripts(benchmarks):
     ablations, launcher = benchmarks("ablations"), benchmarks("launcher")
     for detail, env_id in ablations.pairs():
