@@ -1,88 +1,108 @@
-"""PPO for discrete actions (proximal policy optimization) in one file, to be read from top to bottom.
+"""Proximal policy optimization (PPO) for discrete actions, in one file, read from top to bottom.
 
     python ppo_discrete.py --env-id LunarLander-v3                        # train
     python ppo_discrete.py --evaluate runs/.../checkpoint.pt --render     # watch the trained agent
     torchrun --standalone --nproc-per-node 2 ppo_discrete.py              # train in two processes
     tensorboard --logdir runs                                             # look at the curves
 
-Equations are those of the PPO paper (Schulman et al. 2017, https://arxiv.org/abs/1707.06347) and of the paper on
-generalized advantage estimation, GAE (Schulman et al. 2016, https://arxiv.org/abs/1506.02438).
+In each iteration, num_envs environments take num_steps steps each. This rollout, [num_steps, num_envs, ...],
+is flattened to a batch, [num_steps * num_envs, ...], on which the agent is trained for update_epochs epochs.
+
+Equations: PPO paper, https://arxiv.org/abs/1707.06347; GAE (generalized advantage estimation) paper,
+https://arxiv.org/abs/1506.02438. What is not PPO comes after `train`.
 """
 
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["gymnasium[box2d]==1.4.0", "moviepy==2.2.1", "tensorboard==2.21.0", "torch==2.13.0",
-#     "tqdm==4.70.1", "tyro==1.0.16"]
+# dependencies = ["gymnasium[box2d]==1.4.0", "moviepy==2.2.1", "pydantic==2.14.4",
+#     "tensorboard==2.21.0", "torch==2.13.0", "tyro==1.0.16"]
 # ///
 
-import json
+import contextlib
 import math
 import os
-import pickle
+import re
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections import deque
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated
 
 import gymnasium as gym
 import numpy as np
 import torch
 import torch.distributed as dist
 import tyro
+from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic.dataclasses import dataclass
 from torch import nn
+from torch.distributions import Categorical
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
-Count = Annotated[int, (1, math.inf)]  # with the range that check_args allows
-Amount = Annotated[float, (0, math.inf)]
-Fraction = Annotated[float, (0, 1)]
-Limit = Annotated[float | None, (0, math.inf)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass
 class Args:
-    """Train PPO, resume a run, or evaluate one: the defaults are then the flags of its checkpoint."""
+    """Train PPO; --resume and --evaluate take flags that are not given from the checkpoint."""
 
-    env_id: str = "LunarLander-v3"  # Gymnasium id; `module:Env-v0` first imports the module
-    env_kwargs: str = "{}"  # keyword arguments of the environment as JSON, such as '{"enable_wind": true}'
-    total_timesteps: Count = 500_000  # environment steps to train for, all environments together
-    exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
-    seed: Annotated[int, (0, math.inf)] = 1  # of the environments, the initial weights, the actions and the minibatches
-    torch_deterministic: bool = True  # use only deterministic cuDNN kernels
-    cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
-    capture_video: bool = False  # record greedy episodes, of this command: at each tenth of training, or of --evaluate
-    save_model: bool = True  # write checkpoint.pt into the run directory, at intervals and at the end
-    checkpoint_interval: Count = 10  # iterations from one checkpoint to the next
-    resume: str | None = None  # path of the checkpoint to go on from; a higher --total-timesteps extends the run
-    evaluate: str | None = None  # path of a checkpoint to evaluate instead of training
-    eval_episodes: Count = 100  # greedy episodes of the evaluation
-    render: bool = False  # with --evaluate: show the episodes in a window, unless --capture-video records them
-    num_envs: Count = 16  # environments stepped side by side
-    num_steps: Count = 128  # steps of each environment per iteration; num-envs * num-steps make a batch
-    vectorization_mode: Literal["sync", "async", "vector_entry_point"] = "sync"  # how Gymnasium steps them
-    learning_rate: Amount = 2.5e-3  # of Adam, at the start
+    env_id: Annotated[str, Field(pattern=r"^([\w.]+:)?[^:]+$")] = "LunarLander-v3"  # or module:Env-v0
+    env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
+    num_envs: PositiveInt = 16  # environments side by side, in all processes together
+    async_envs: bool = False  # a process for each environment, which pays off if they are slow
+    total_timesteps: PositiveInt = 500_000  # steps to train for, of all environments together
+    num_steps: PositiveInt = 128  # steps of each environment per iteration
+    num_minibatches: PositiveInt = 8  # minibatches per epoch
+    update_epochs: PositiveInt = 10  # passes over the batch per iteration
+    learning_rate: Annotated[FiniteFloat, Field(gt=0)] = 2.5e-3  # of Adam, at the start; high, because it falls
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
-    hidden_size: Count = 64  # width of the two hidden layers of the actor, and of the critic
-    norm_obs: bool = True  # normalize observations by their running mean and standard deviation
-    norm_reward: bool = True  # divide rewards by the running standard deviation of the discounted return
+    hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     gamma: Fraction = 0.998  # discount factor
     gae_lambda: Fraction = 0.97  # lambda of GAE: 0 is one-step TD, 1 Monte-Carlo returns
-    num_minibatches: Count = 8  # minibatches per epoch
-    update_epochs: Count = 10  # passes over the batch per iteration
+    norm_obs: bool = True  # normalize observations by their running mean and standard deviation
+    norm_reward: bool = True  # divide rewards by the root mean square of the discounted return
     norm_adv: bool = True  # normalize the advantages of a batch to mean 0 and standard deviation 1
-    clip_coef: Amount = 0.2  # epsilon of the clipped objective
+    clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
-    ent_coef: Amount = 0.0  # weight of the entropy bonus
-    vf_coef: Amount = 0.5  # weight of the value loss
-    max_grad_norm: Amount = 0.5  # largest norm of a gradient; longer gradients are scaled down to it
-    target_kl: Limit = None  # stop an iteration's update before the first minibatch with a larger KL
-    adaptive_kl: Limit = None  # KL that beta, the weight of a KL penalty on top of clipping, is adapted to
+    ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
+    vf_coef: NonNegativeFloat = 0.5  # weight of the value loss
+    max_grad_norm: PositiveFloat = 0.5  # longer gradients are scaled down to this norm
+    target_kl: PositiveFloat | None = None  # end an iteration's update at the minibatch with a larger KL
+    exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1  # of the weights and of all that is drawn
+    cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
+    save_model: bool = True  # keep a checkpoint in the run directory, to resume or evaluate
+    checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
+    eval_episodes: PositiveInt = 100  # episodes of the evaluation
+    greedy: bool = True  # evaluate the most likely actions; --no-greedy samples them
+    resume: Path | None = None  # checkpoint to go on from, perhaps with a higher --total-timesteps
+    evaluate: Path | None = None  # checkpoint to evaluate instead of training
+    capture_video: bool = False  # record the first ten episodes of the evaluation
+    render: bool = False  # with --evaluate: show the episodes in a window
 
 
-def mlp(num_inputs: int, hidden_size: int, num_outputs: int, output_gain: float) -> nn.Sequential:
-    """Orthogonal weights, zero biases (Huang et al. 2022, "The 37 Implementation Details of PPO", detail 2)."""
-    first, second = nn.Linear(num_inputs, hidden_size), nn.Linear(hidden_size, hidden_size)
+class RunningStatistics(nn.Module):
+    """Mean and standard deviation, [*shape], of all samples so far, from sums in float64."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.register_buffer("sums", torch.zeros(3, *shape).double())  # of 1, x and x squared
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+
+    def update(self, samples):  # [batch, *shape]
+        samples = samples.double()
+        sums = torch.stack([torch.ones_like(samples), samples, samples.square()]).sum(1)
+        self.sums += sum_over_processes(sums)
+        mean, mean_square = self.sums[1:] / self.sums[0].clamp(min=1)  # no reward may have come yet
+        self.mean.copy_(mean)
+        self.std.copy_((mean_square - mean.square()).clamp(min=1e-16).sqrt())  # never 0: it is a divisor
+
+
+def mlp(num_inputs, hidden_size, num_outputs, output_gain):
+    """Orthogonal weights, zero biases: "The 37 Implementation Details of PPO", Huang et al. 2022."""
+    first = nn.Linear(num_inputs, hidden_size)
+    second = nn.Linear(hidden_size, hidden_size)
     last = nn.Linear(hidden_size, num_outputs)
     for layer, gain in (first, math.sqrt(2)), (second, math.sqrt(2)), (last, output_gain):
         nn.init.orthogonal_(layer.weight, gain)
@@ -91,347 +111,387 @@ def mlp(num_inputs: int, hidden_size: int, num_outputs: int, output_gain: float)
 
 
 class Agent(nn.Module):
-    """Actor and critic: separate networks that see the same normalized observations."""
+    """Actor and critic, two networks. They take observations as they come, and normalize them inside."""
 
-    def __init__(self, envs: gym.vector.VectorEnv, args: Args):
+    def __init__(self, envs, args):
         super().__init__()
-        obs_dim, num_actions = envs.single_observation_space.shape[0], int(envs.single_action_space.n)
-        self.obs_rms = RunningMeanStd(obs_dim) if args.norm_obs else None
-        self.actor = mlp(obs_dim, args.hidden_size, num_actions, 0.01)  # almost uniform at first
-        self.critic = mlp(obs_dim, args.hidden_size, 1, 1.0)
+        obs_dim = envs.single_observation_space.shape[0]
+        self.args = args
+        self.obs_statistics = RunningStatistics(obs_dim)
+        self.return_statistics = RunningStatistics()
+        self.discounted_return = 0.0  # after the first rollout [num_envs]; see update_statistics
+        self.actor = mlp(obs_dim, args.hidden_size, int(envs.single_action_space.n), output_gain=0.01)
+        self.critic = mlp(obs_dim, args.hidden_size, 1, output_gain=1.0)
+        self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
+        self.to(self.device)
 
-    def normalize(self, obs: torch.Tensor) -> torch.Tensor:  # [..., obs_dim] -> [..., obs_dim]
-        return ((obs - self.obs_rms.mean) / self.obs_rms.std).clamp(-10, 10) if self.obs_rms else obs
+    def update_statistics(self, rollout):
+        """Those of observations, and of returns so far: R[t] = r[t] + gamma * R[t - 1]."""
+        self.obs_statistics.update(rollout["obs"].flatten(0, 1))
+        returns = torch.zeros_like(rollout["rewards"])
+        for t in range(len(returns)):
+            returns[t] = rollout["rewards"][t] + self.args.gamma * self.discounted_return
+            self.discounted_return = returns[t] * ~rollout["done"][t]
+        self.return_statistics.update(returns[returns != 0])  # 0: no reward has come yet
 
-    def act(self, obs: np.ndarray, greedy: bool = False) -> np.ndarray:  # [num_envs, obs_dim] -> [num_envs]
-        logits = self.actor(self.normalize(torch.as_tensor(obs, dtype=torch.float32)))
-        if not greedy:  # with Gumbel noise added, the largest is a sample: cheaper than torch.multinomial
-            logits = logits - torch.empty_like(logits).exponential_().log()
-        return logits.argmax(-1).cpu().numpy()
+    def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
+        if self.args.norm_obs:
+            obs = ((obs - self.obs_statistics.mean) / self.obs_statistics.std).clamp(-10, 10)
+        return obs
 
-    def log_prob_and_entropy(self, normalized_obs, actions):  # [batch, obs_dim], [batch] -> [batch], [batch]
-        log_probs = self.actor(normalized_obs).log_softmax(-1)  # as torch.distributions.Categorical, but faster
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
-        return log_probs.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1), entropy
+    def forward(self, obs):  # [..., obs_dim] -> distribution of actions [...], values [...]
+        obs = self.normalize(obs)
+        return Categorical(logits=self.actor(obs)), self.critic(obs).squeeze(-1)
+
+    @torch.inference_mode()
+    def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs]
+        obs = self.normalize(torch.as_tensor(obs, device=self.device))
+        policy = Categorical(logits=self.actor(obs))
+        return (policy.mode if greedy else policy.sample()).numpy(force=True)
 
 
-def compute_gae(rewards, values, terminated, done, gamma, gae_lambda):
-    """Advantages, [num_steps, num_envs], by GAE: equation 16 of its paper, equations 11 and 12 of the PPO paper.
-
-    Step t leads from observation t to t + 1 and earns `rewards[t]`, [num_steps, num_envs]. `values`, `terminated` and
-    `done`, [num_steps + 1, num_envs], are about observation t: its value, and whether it was the last of an episode.
-    After a termination nothing more is earned; an episode cut off by a time limit could have gone on, so there the
-    value of its last observation counts. Where `done[t]`, step t only resets: its advantage is meaningless, and unused.
+def collect_trajectories(envs, agent, obs, num_steps):
+    """Takes num_steps steps in each environment, starting from observations `obs`, [num_envs, obs_dim].
+    Returns the rollout, a dictionary of tensors [num_steps, num_envs, ...], and the observations to go on from.
+    next_obs[t] is what step t led to; where an episode ended there, obs[t + 1] is the first of the next one.
     """
-    deltas = rewards + gamma * ~terminated[1:] * values[1:] - values[:-1]  # TD errors
-    advantages = np.zeros_like(values)  # the last row stays 0: the recursion starts from it
-    for t in reversed(range(len(rewards))):
-        advantages[t] = deltas[t] + gamma * gae_lambda * ~done[t + 1] * advantages[t + 1]
-    return advantages[:-1]
+    steps = []
+    for _ in range(num_steps):
+        actions = agent.act(obs)  # make_batch computes their log-probabilities, all at once
+        next_obs, rewards, terminated, truncated, _ = envs.step(actions)
+        done = terminated | truncated
+        step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
+        steps.append(step)
+        obs = next_obs
+        if done.any():  # reset these environments; the observations of the others stay
+            obs, _ = envs.reset(options={"reset_mask": done})
+    arrays = {name: np.stack([step[name] for step in steps]) for name in step}
+    rollout = {name: torch.as_tensor(array, device=agent.device) for name, array in arrays.items()}
+    exit_unless_finite(rollout, limit=1e18)  # squares of larger numbers are infinite in float32
+    return rollout, obs
 
 
-def ppo_loss(agent, batch, beta, args):
-    """Returns the loss of a batch or minibatch, [], what TensorBoard shows of it, and the ratios, [batch]."""
-    advantages, old_values, returns = batch["advantages"], batch["old_values"], batch["returns"]
-    log_probs, entropy = agent.log_prob_and_entropy(batch["normalized_obs"], batch["actions"])
-    log_ratio = log_probs - batch["old_log_probs"]
+def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
+    """Advantages by GAE: equation 16 of its paper, equations 11 and 12 of the PPO paper.
+    Tensors are [num_steps, ...]; next_values are those of next_obs. Nothing follows a termination. After a
+    truncation (time limit) the episode could have gone on, so there the next value counts.
+    """
+    deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
+    advantages = torch.zeros_like(deltas)
+    advantage = torch.zeros_like(deltas[0])
+    for t in reversed(range(len(deltas))):
+        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage
+        advantages[t] = advantage
+    return advantages
+
+
+@torch.no_grad()
+def make_batch(agent, rollout, args):
+    """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
+    policy, values = agent(rollout["obs"])
+    _, next_values = agent(rollout["next_obs"])
+    rewards = rollout["rewards"].float()
+    if args.norm_reward:  # divide by the root mean square of the discounted returns
+        rewards = rewards / torch.hypot(agent.return_statistics.mean, agent.return_statistics.std)
+    terminated, done = rollout["terminated"], rollout["done"]
+    advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
+    returns = advantages + values  # what the critic is to predict
+    if args.norm_adv:  # per batch, not per minibatch; with several processes, each on its own
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    batch = {
+        "obs": rollout["obs"],
+        "actions": rollout["actions"],
+        "old_log_probs": policy.log_prob(rollout["actions"]),
+        "old_values": values,
+        "advantages": advantages,
+        "returns": returns,
+    }
+    return {name: tensor.flatten(0, 1) for name, tensor in batch.items()}
+
+
+def ppo_loss(agent, batch, args):
+    """The loss of a minibatch, [], and a dictionary of scalars for TensorBoard."""
+    policy, values = agent(batch["obs"])
+    advantages = batch["advantages"]
+    log_ratio = policy.log_prob(batch["actions"]) - batch["old_log_probs"]
     ratio = log_ratio.exp()  # equation 6
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()  # equation 7
-
-    values = agent.critic(batch["normalized_obs"]).squeeze(-1)
-    squared_error = (values - returns).square()
+    squared_error = (values - batch["returns"]).square()
     if args.clip_vloss:
-        clipped_values = old_values + (values - old_values).clamp(-args.clip_coef, args.clip_coef)
-        squared_error = torch.max(squared_error, (clipped_values - returns).square())
+        clipped_values = batch["old_values"] + (values - batch["old_values"]).clamp(-args.clip_coef, args.clip_coef)
+        squared_error = torch.max(squared_error, (clipped_values - batch["returns"]).square())
     value_loss = 0.5 * squared_error.mean()  # the half is not in the paper
+    entropy = policy.entropy().mean()
+    loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy  # equation 9, negated
+    with torch.no_grad():
+        metrics = {
+            "losses/policy_loss": policy_loss,
+            "losses/value_loss": value_loss,
+            "losses/entropy": entropy,
+            "losses/old_approx_kl": -log_ratio.mean(),  # unbiased, but noisy
+            "losses/approx_kl": (ratio - 1 - log_ratio).mean(),  # joschu.net/blog/kl-approx.html
+            "losses/clipfrac": (ratio != clipped_ratio).float().mean(),
+        }
+    return loss, metrics
 
-    # KL(old, new), estimated: never negative, and less noisy than -log_ratio, http://joschu.net/blog/kl-approx.html
-    approx_kl = ((ratio - 1) - log_ratio).mean()
-    loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy.mean()  # equation 9
-    if args.adaptive_kl is not None:
-        loss = loss + beta * approx_kl  # equation 8
-    metrics = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy.mean()}
-    return loss, metrics | {"approx_kl": approx_kl.detach()}, ratio
 
-
-def ppo_update(agent, optimizer, batch, beta, args):
-    """Improves the agent on a batch, a dictionary of tensors [batch, ...]; returns the norms of the gradients."""
-    parameters, grad_norms = list(agent.parameters()), []
+def ppo_update(agent, optimizer, batch, args):
+    """Trains the agent on a batch; returns the metrics of the last minibatch."""
     for _ in range(args.update_epochs):
-        for indices in torch.randperm(len(batch["returns"])).tensor_split(args.num_minibatches):
+        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
-            loss, metrics, _ = ppo_loss(agent, minibatch, beta, args)
+            loss, metrics = ppo_loss(agent, minibatch, args)
+            if args.target_kl and sum_over_processes(metrics["losses/approx_kl"] - args.target_kl) > 0:
+                return metrics  # the mean over processes is above the target
             optimizer.zero_grad()
             loss.backward()
-            average_over_processes([metrics["approx_kl"], *(parameter.grad for parameter in parameters)], len(indices))
-            grad_norms.append(nn.utils.clip_grad_norm_(parameters, args.max_grad_norm))
-            if args.target_kl is not None and metrics["approx_kl"] > args.target_kl:
-                return grad_norms  # without the step that would follow
+            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
             optimizer.step()
-    return grad_norms
+    return metrics
 
 
-def train(args: Args, run_dir: Path) -> Agent:
-    """Trains an agent, evaluates it, and leaves its curves and checkpoints in `run_dir`."""
-    batch_size = args.num_envs * args.num_steps
-    num_iterations = args.total_timesteps // batch_size
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))  # set by torchrun
-    num_envs = len(range(rank, args.num_envs, world_size))  # each process trains the same agent on its share of them
-    torch.manual_seed(args.seed)  # the same weights in all processes
-    envs = make_envs(args, num_envs, args.vectorization_mode)
+def train(args, run_dir, checkpoint=None):
+    """Trains an agent, or goes on from a checkpoint; evaluates the agent and returns it."""
+    # Of several processes, started by torchrun, each trains the same agent on environments of its own.
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    torch.manual_seed(args.seed)  # the same initial weights in all processes
+    envs = make_envs(args, args.num_envs // world_size)
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
-    return_rms = RunningMeanStd()
-    global_step, beta = 0, 1.0  # beta: see --adaptive-kl
-    if args.resume:
-        checkpoint = load_checkpoint(args.resume, agent=agent, optimizer=optimizer, return_rms=return_rms)
-        global_step, beta = checkpoint["global_step"], checkpoint.get("beta", beta)
-        if global_step + batch_size > args.total_timesteps:
-            sys.exit(f"error: {args.resume} has been trained for {global_step} steps; raise --total-timesteps to go on")
-    if rank == 0:
-        try:  # makes run_dir; purge_step hides what was logged after the checkpoint by the run that is resumed
-            writer = SummaryWriter(run_dir, purge_step=global_step + 1 if args.resume else None)
-        except OSError as error:
-            sys.exit(f"error: cannot write the run directory: {error}")
-    if rank > 0 or args.resume:  # draw other actions and minibatches than process 0, and than before the checkpoint
-        torch.manual_seed(args.seed + 1000 * rank + global_step)
-
-    # Rollout buffers. Row t is what step t gave; with num_steps + 1 rows, it is what was known before step t.
-    obs = np.zeros((args.num_steps + 1, num_envs, *envs.single_observation_space.shape), np.float32)
-    terminated, done = np.zeros((2, args.num_steps + 1, num_envs), bool)  # done: terminated or truncated
-    actions = np.zeros((args.num_steps, num_envs, *envs.single_action_space.shape), envs.single_action_space.dtype)
-    rewards, discounted_returns = np.zeros((2, args.num_steps, num_envs), np.float32)
-
-    obs[-1], _ = envs.reset(seed=args.seed + global_step + rank * args.num_envs)  # a rollout goes on from row -1
-    start_step, start_time = global_step, time.perf_counter()
-    # Counted from the end: before --resume, the batch size may have been another.
-    iterations = range(num_iterations - (args.total_timesteps - global_step) // batch_size + 1, num_iterations + 1)
-    for iteration in (progress := tqdm(iterations, disable=None if rank == 0 else True, file=sys.stdout)):
-        if args.capture_video and rank == 0 and (iteration - 1) % math.ceil(num_iterations / 10) == 0:
-            evaluate(agent, args, num_episodes=1, video_dir=run_dir / "videos" / f"step-{global_step}")
+    global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0
+    # Averages gradients over processes. static_graph: a fork may have weights that get none.
+    ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
+    logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
+    # Each process, and each resumption, draws random numbers of its own.
+    seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
+    torch.manual_seed(seeds.pop())
+    obs, _ = envs.reset(seed=seeds)
+    batch_size = args.num_envs * args.num_steps
+    num_iterations = args.total_timesteps // batch_size
+    for iteration in range(global_step // batch_size + 1, num_iterations + 1):
         fraction_left = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
-
-        # Rollout: only the actor runs. Values and log-probabilities follow in one pass, with the same weights.
-        obs[0], done[0] = obs[-1], done[-1]
-        with torch.inference_mode():
-            for t in range(args.num_steps):  # where done[t], step t only resets: no transition, and reset()'s info
-                actions[t] = agent.act(obs[t])
-                obs[t + 1], rewards[t], terminated[t + 1], truncated, _ = envs.step(actions[t])
-                done[t + 1] = terminated[t + 1] | truncated
-        for t in range(args.num_steps):  # rewards of the episode so far; row -1 is the end of the previous rollout
-            discounted_returns[t] = rewards[t] + args.gamma * ~done[t] * discounted_returns[t - 1]
+        rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
         global_step += batch_size
-
-        # The batch: the transitions of all environments in one dimension, and their advantages.
-        valid = torch.as_tensor(~done[:-1])  # the step after an episode's last observation only resets
-        valid_obs = torch.as_tensor(obs[:-1])[valid]
-        with torch.no_grad():
-            if args.norm_reward:
-                return_rms.update(torch.as_tensor(discounted_returns)[valid])
-            if args.norm_obs and global_step == batch_size:  # already: an untrained actor hardly depends on its input
-                agent.obs_rms.update(valid_obs)
-            values = agent.critic(agent.normalize(torch.as_tensor(obs))).squeeze(-1)
-            advantages = compute_gae(
-                rewards / return_rms.std.item(), values.numpy(force=True), terminated, done, args.gamma, args.gae_lambda
-            )
-            batch = {"normalized_obs": agent.normalize(valid_obs), "actions": torch.as_tensor(actions)[valid]}
-            batch["old_log_probs"], _ = agent.log_prob_and_entropy(batch["normalized_obs"], batch["actions"])
-            batch |= {"old_values": values[:-1][valid], "advantages": torch.as_tensor(advantages)[valid]}
-            batch["returns"] = batch["advantages"] + batch["old_values"]
-            if args.norm_adv:
-                adv_rms = RunningMeanStd().update(batch["advantages"])
-                # While no reward or termination tells actions apart, advantages are only critic errors. Those of an
-                # optimistic critic are mostly negative: not centered, they push the policy away from what was tried.
-                informative = np.ptp(rewards[~done[:-1]]) > 0 or terminated[1:].any()
-                center = adv_rms.mean if average_over_processes([], int(informative)) else 0  # > 0: in any process
-                batch["advantages"] = (batch["advantages"] - center) / adv_rms.std
-
-        grad_norms = ppo_update(agent, optimizer, batch, beta, args)
-
-        with torch.no_grad():
-            loss, metrics, ratio = ppo_loss(agent, batch, beta, args)  # after the update, over the whole batch
-            if args.norm_obs and global_step > batch_size:  # only now: rollout and update must normalize alike
-                agent.obs_rms.update(valid_obs)
-        if args.adaptive_kl is not None:  # PPO paper, section 4
-            average_over_processes([metrics["approx_kl"]], len(ratio))
-            relative_kl = metrics["approx_kl"] / args.adaptive_kl
-            beta *= 2 if relative_kl > 1.5 else 0.5 if relative_kl < 1 / 1.5 else 1
-        for name, array in {"observation": obs, "reward": rewards, "loss": loss.numpy(force=True)}.items():
-            if not np.isfinite(array).all():
-                sys.exit(f"error: a non-finite {name} came up in the {batch_size} steps before step {global_step}")
-
-        if rank == 0:  # the losses and episodes that are logged are its own
-            metrics |= {"beta": beta, "grad_norm": torch.stack(grad_norms).mean(), "old_approx_kl": -ratio.log().mean()}
-            metrics["clipfrac"] = ((ratio - 1).abs() > args.clip_coef).float().mean()
-            metrics["explained_variance"] = 1 - (batch["returns"] - batch["old_values"]).var() / batch["returns"].var()
-            sps = (global_step - start_step) / (time.perf_counter() - start_time)
-            scalars = {f"losses/{name}": value for name, value in metrics.items()}
-            scalars |= {"charts/learning_rate": optimizer.param_groups[0]["lr"], "charts/SPS": sps}
-            if envs.return_queue:  # the last 100 episodes since the start or --resume, their rewards not scaled
-                scalars["charts/episodic_return"] = np.mean(envs.return_queue)
-                scalars["charts/episodic_length"] = np.mean(envs.length_queue)
-            for tag, value in scalars.items():
-                writer.add_scalar(tag, value, global_step)
-            summary = f"return {scalars.get('charts/episodic_return', math.nan):.1f}, {sps:.0f} steps/s"
-            progress.set_postfix_str(summary, refresh=False)
-            if progress.disable and iteration * 20 // num_iterations > (iteration - 1) * 20 // num_iterations:
-                print(f"step {global_step}/{args.total_timesteps}: {summary}", flush=True)
-            if iteration % args.checkpoint_interval == 0 or iteration == num_iterations:
-                for name, data in ("actions", batch["actions"]), ("advantages", batch["advantages"]), ("ratio", ratio):
-                    writer.add_histogram(f"distributions/{name}", data, global_step)
-                writer.flush()  # so that the curves of a run that is killed and resumed have no gap
-                if args.save_model:
-                    checkpoint = {"args": asdict(args), "global_step": global_step, "beta": beta}
-                    checkpoint |= {"agent": agent.state_dict(), "optimizer": optimizer.state_dict()}
-                    save_checkpoint(run_dir / "checkpoint.pt", checkpoint | {"return_rms": return_rms.state_dict()})
-
+        # The statistics change only here, so that all of make_batch and ppo_update normalize alike: the first ratio
+        # is 1. The rollout was normalized by those of before, so old_log_probs are not quite those it acted with.
+        agent.update_statistics(rollout)
+        batch = make_batch(agent, rollout, args)
+        metrics = ppo_update(ddp_agent, optimizer, batch, args)
+        exit_unless_finite(agent.state_dict())
+        if rank == 0:
+            logger.log(args, global_step, rollout, batch, metrics, optimizer)
+            if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
+                logger.writer.flush()
+                save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
     envs.close()
     if rank == 0:
-        if args.capture_video:
-            evaluate(agent, args, num_episodes=1, video_dir=run_dir / "videos" / f"step-{global_step}")
-        returns = evaluate(agent, args, args.eval_episodes)
-        flags = {flag: str(value) for flag, value in asdict(args).items()}
-        writer.add_hparams(flags, {"eval/episodic_return": returns.mean()}, run_name=".", global_step=global_step)
-        writer.close()
-        print(f"{sps:.0f} steps per second, run saved in {run_dir}")
+        eval_returns = evaluate(agent, args, run_dir / f"videos-{global_step}")
+        logger.writer.add_scalar("eval/episodic_return", eval_returns.mean(), global_step)
+        logger.writer.close()
+        print(f"{logger.steps_per_second:.0f} steps per second, run saved in {run_dir}")
     return agent
 
 
-def average_over_processes(tensors: list[torch.Tensor], weight: int) -> int:
-    """Replaces tensors, in place, by their weighted means, in one message; returns the sum of the weights."""
-    if not dist.is_initialized():
-        return weight
-    message = weight * nn.utils.parameters_to_vector([*tensors, torch.ones(1)])
-    dist.all_reduce(message)
-    nn.utils.vector_to_parameters(message / message[-1], tensors)
-    return round(message[-1].item())
+# What follows is not PPO: processes, exits, logging, checkpoints, evaluation, environments, flags.
+def sum_over_processes(tensor):  # the tensor itself, where there is one process
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
 
 
-class RunningMeanStd(nn.Module):
-    """Mean and standard deviation, [*shape], of the samples of all processes, batch by batch (Chan et al. 1979)."""
-
-    def __init__(self, *shape: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("std", torch.ones(shape))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-
-    def update(self, batch: torch.Tensor) -> "RunningMeanStd":  # [batch, *shape]
-        mean = batch.mean(0)
-        count = average_over_processes([mean], len(batch))
-        var = (batch - mean).square().mean(0)
-        average_over_processes([var], len(batch))
-        self.count += count
-        weight, delta = count / self.count, mean - self.mean
-        var = (1 - weight) * self.std.square() + weight * (var + (1 - weight) * delta.square())
-        self.std.copy_(var.sqrt().clamp(min=1e-4))  # never 0: it is a divisor
-        self.mean += weight * delta
-        return self
+@contextlib.contextmanager
+def exit_with(message, *errors):
+    """Ends the process with one line, not a traceback, where the block raises one of these errors."""
+    try:
+        yield
+    except errors as error:
+        sys.exit(f"error: {message}: {' '.join(str(error).split())}")
 
 
-@torch.inference_mode()
-def evaluate(agent, args, num_episodes: int, video_dir: Path | None = None, render: bool = False) -> np.ndarray:
-    """Returns of greedy episodes, [num_episodes], with seeds of their own; `video_dir` is a folder for mp4 files."""
-    kwargs = {"render_mode": "human"} if render else {}
-    if video_dir:
-        video = {"video_folder": str(video_dir), "name_prefix": "greedy", "episode_trigger": lambda _: True}
-        kwargs = {"render_mode": "rgb_array", "wrappers": [lambda env: gym.wrappers.RecordVideo(env, **video)]}
-    envs, returns = make_envs(args, 1, "sync", **kwargs), np.zeros(num_episodes)
-    for episode in tqdm(range(num_episodes), "evaluation", leave=False, disable=None, file=sys.stdout):
-        obs, _ = envs.reset(seed=args.seed + 1_000_000 + episode)
-        for _ in range(envs.unwrapped.envs[0].spec.max_episode_steps or 10_000):  # a greedy agent may go in circles
-            obs, rewards, terminated, truncated, _ = envs.step(agent.act(obs, greedy=True))
+def exit_unless_finite(tensors, limit=math.inf):
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.abs().max() < limit:  # or nan
+            sys.exit(f"error: {name} must be below {limit}, but holds {tensor.abs().max()}")
+
+
+class Logger:
+    """Writes curves and prints the progress; owns the clock and the latest episodes of a run."""
+
+    def __init__(self, args, run_dir, global_step, num_envs):
+        with exit_with("cannot write the run directory", OSError):
+            run_dir.mkdir(parents=True, exist_ok=args.resume is not None)
+            (run_dir / f"flags-{global_step}.txt").write_text(str(args))
+        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides what came later
+        self.start_step = global_step
+        self.start_time = time.perf_counter()
+        self.current_episodes = torch.zeros(num_envs, 2)  # return and length so far
+        self.latest_episodes = deque(maxlen=100)  # return and length of each
+
+    def log(self, args, global_step, rollout, batch, metrics, optimizer):
+        """Adds a point to each curve, of the first process; prints a line every 5 %."""
+        for rewards, done in zip(rollout["rewards"].cpu(), rollout["done"].cpu(), strict=True):
+            self.current_episodes += torch.stack([rewards, torch.ones_like(rewards)], dim=1)
+            self.latest_episodes.extend(self.current_episodes[done].tolist())
+            self.current_episodes[done] = 0
+        self.steps_per_second = (global_step - self.start_step) / (time.perf_counter() - self.start_time)
+        residuals = batch["returns"] - batch["old_values"]
+        metrics["losses/explained_variance"] = 1 - residuals.var() / batch["returns"].var()
+        metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
+        metrics["charts/SPS"] = self.steps_per_second
+        progress = f"step {global_step}/{args.total_timesteps}: {self.steps_per_second:.0f} steps/s"
+        if self.latest_episodes:
+            mean_return, mean_length = np.mean(self.latest_episodes, axis=0)
+            metrics["charts/episodic_return"] = mean_return
+            metrics["charts/episodic_length"] = mean_length
+            progress += f", return {mean_return:.1f}"
+        for tag, value in metrics.items():
+            self.writer.add_scalar(tag, value, global_step)
+        if global_step % (args.total_timesteps / 20) < args.num_envs * args.num_steps:
+            print(progress)
+
+
+def save_checkpoint(path, args, global_step, agent, optimizer):
+    """Replaces the file in one step: a whole one remains, whenever process or machine die."""
+    not_saved = ("resume", "evaluate", "capture_video", "render")
+    checkpoint = {
+        "args": {flag: value for flag, value in vars(args).items() if flag not in not_saved},
+        "global_step": global_step,
+        "agent": agent.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    new_path = path.with_suffix(f".{os.getpid()}")  # another run may have been resumed from here
+    with open(new_path, "wb", buffering=0) as file:
+        torch.save(checkpoint, file)
+        os.fsync(file.fileno())
+    os.replace(new_path, path)
+
+
+def restore(checkpoint, agent, optimizer):
+    with exit_with("the checkpoint does not fit the flags and the environment", Exception):
+        agent.load_state_dict(checkpoint["agent"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        for weights, state in optimizer.state.items():  # PyTorch does not check these shapes, and may crash
+            if not weights.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape:
+                raise ValueError("Adam's averages have other shapes than the weights")
+    exit_unless_finite(agent.state_dict())
+    return checkpoint["global_step"]
+
+
+def evaluate(agent, args, video_dir):
+    """Returns of episodes, [eval_episodes]. Episode i starts from seed i, for every agent."""
+    wrappers = [SingleEnv]
+    if args.capture_video:
+        wrappers.append(lambda env: gym.wrappers.RecordVideo(env, str(video_dir), lambda episode: episode < 10))
+    envs = make_envs(args, 1, wrappers)
+    max_steps = envs.unwrapped.get_attr("spec")[0].max_episode_steps or 10_000
+    returns = np.zeros(args.eval_episodes)
+    num_cut_off = 0
+    for episode in range(args.eval_episodes):
+        obs, _ = envs.reset(seed=episode)
+        for _ in range(max_steps):
+            obs, rewards, terminated, truncated, _ = envs.step(agent.act(obs, args.greedy))
             returns[episode] += rewards[0]
             if terminated[0] or truncated[0]:
                 break
+        num_cut_off += not (terminated[0] or truncated[0])
     envs.close()
-    mean, std, low, high = returns.mean(), returns.std(), returns.min(), returns.max()
-    tqdm.write(f"greedy return {mean:.2f} +- {std:.2f} over {num_episodes} episodes, from {low:.2f} to {high:.2f}")
+    cut_off = f", {num_cut_off} of them cut off after {max_steps} steps" if num_cut_off else ""
+    print(
+        f"{'greedy' if args.greedy else 'sampled'} return {returns.mean():.2f} +- {returns.std():.2f} "
+        f"over {len(returns)} episodes{cut_off}"
+    )
     return returns
 
 
-def make_envs(args: Args, num_envs: int, vectorization_mode: str, **kwargs) -> gym.vector.VectorEnv:
-    """Environments that observe flat vectors and take the agent's actions, or an error; `kwargs` go to gym.make_vec."""
+class SingleEnv(gym.Wrapper):
+    """One environment before it is put beside others: with a space that fits, and flattened."""
+
+    def __init__(self, env):
+        space = env.observation_space
+        with exit_with(f"cannot flatten observations of {space}", NotImplementedError, ValueError):
+            obs_dim = gym.spaces.flatdim(space)
+        if space.dtype == np.uint8 and len(space.shape) > 1:
+            sys.exit("error: for images as observations, use recipes/images.patch")
+        if not isinstance(env.action_space, gym.spaces.Discrete):
+            sys.exit(f"error: for {env.action_space}, use ppo_continuous.py or recipes/multi_discrete.patch")
+        super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (obs_dim,))  # float32
+
+    def reset(self, **kwargs):
+        return self.env.reset(**kwargs)[0], {}  # info of varying types would fail
+
+    def step(self, action):
+        obs, reward, terminated, truncated, _ = self.env.step(action)
+        return obs, reward, terminated, truncated, {}
+
+
+def make_envs(args, num_envs, wrappers=(SingleEnv,)):
+    """Environments side by side, which observe float32 and take the agent's actions."""
+    with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
+        env_kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
+    if args.render or args.capture_video:
+        env_kwargs["render_mode"] = "human" if args.render else "rgb_array"
+    mode = "async" if args.async_envs else "sync"
+    vector_kwargs = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
     try:
-        envs = gym.make_vec(args.env_id, num_envs, vectorization_mode, **kwargs, **json.loads(args.env_kwargs))
-    except (gym.error.Error, ModuleNotFoundError, json.JSONDecodeError) as error:  # mistakes in the flags
-        sys.exit(f"error: cannot make --env-id {args.env_id} with --env-kwargs {args.env_kwargs}: {error}")
-    space, action_space = envs.single_observation_space, envs.single_action_space
-    if not isinstance(action_space, gym.spaces.Discrete):
-        sys.exit(f"error: {args.env_id} has the actions {action_space}, not Discrete; Box is for ppo_continuous.py")
-    if (mode := envs.metadata.get("autoreset_mode")) != gym.vector.AutoresetMode.NEXT_STEP:
-        sys.exit(f"error: {args.env_id} resets in the mode {mode}, but this script needs AutoresetMode.NEXT_STEP")
-    if not space.is_np_flattenable or isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and space.shape[1:]:
-        sys.exit(f"error: {args.env_id} observes {space}; this script is for what can be flattened, and not for images")
-    if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        envs = gym.wrappers.vector.FlattenObservation(envs)
-    envs = gym.wrappers.vector.TransformAction(envs, lambda a: (a + action_space.start).astype(action_space.dtype))
-    return gym.wrappers.vector.RecordEpisodeStatistics(envs, stats_key="ppo_episode")  # `episode` may be taken
+        with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
+            envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs, wrappers, **env_kwargs)
+    except TypeError as error:
+        if "keyword argument" in str(error):
+            sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
+        raise  # a mistake in the environment
+    start = envs.single_action_space.start  # the agent's actions begin at 0
+    return gym.wrappers.vector.TransformAction(envs, lambda actions: actions + start)
 
 
-def save_checkpoint(path: Path, checkpoint: dict):
-    """Replaces the file in one step: whenever the process or the machine dies, a whole checkpoint remains."""
-    with open(path.with_suffix(".new"), "wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
-
-
-def load_checkpoint(path: str, **owners) -> dict:
-    """Reads a checkpoint without running any code in it, and gives its owners (an agent, ...) their states from it."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        for name, owner in owners.items():
-            owner.load_state_dict(checkpoint[name])
-        return checkpoint | {"args": dict(checkpoint["args"])}  # or an error here, if they are not what main needs
-    except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        sys.exit(f"error: {path} is not a whole checkpoint that fits this script and its flags: {error!r:.300}")
-
-
-def check_args(args: Args):
-    """Exits with one line on the first flag that cannot be right; make_envs checks the environment."""
-    for name, hint in get_type_hints(Args, include_extras=True).items():
-        for low, high in getattr(hint, "__metadata__", ()):
-            if (value := getattr(args, name)) is not None and not low <= value <= high:
-                sys.exit(f"error: --{name.replace('_', '-')} must be between {low} and {high}, but is {value}")
-    if args.total_timesteps < args.num_envs * args.num_steps:
-        sys.exit("error: --total-timesteps must be at least one batch, num-envs * num-steps")
-    if args.num_minibatches > (most := args.num_envs // int(os.environ.get("WORLD_SIZE", "1")) * (args.num_steps // 2)):
-        sys.exit(f"error: --num-minibatches must be at most {most}, half of the steps of a process")
-    if args.cuda and not torch.cuda.is_available():
-        sys.exit("error: --cuda needs a GPU that PyTorch can use, and there is none; without it, the CPU does the work")
+def check_args(args, steps_taken):
+    """Ends the process with one line where flags do not go together."""
+    world_size = dist.get_world_size() if dist.is_initialized() else 1
+    batch_size = args.num_envs * args.num_steps
+    can_render = args.evaluate and not args.capture_video
+    problems = {
+        "give either --resume or --evaluate": args.resume and args.evaluate,
+        "--render needs --evaluate, and no --capture-video": args.render and not can_render,
+        "--cuda finds no GPU; use --no-cuda": args.cuda and not torch.cuda.is_available(),
+        f"--num-envs must be a multiple of {world_size}, the processes": args.num_envs % world_size,
+        "--num-minibatches must be lower": 2 * args.num_minibatches * world_size > batch_size,
+        "--total-timesteps must be higher": args.total_timesteps < steps_taken + batch_size,
+    }
+    for problem, found in problems.items():
+        if found:
+            sys.exit(f"error: {problem}")
 
 
 def main():
+    sys.path.append("")  # the working directory, for --env-id module:Env-v0
     args = tyro.cli(Args)
-    if path := args.resume or args.evaluate:
-        saved = load_checkpoint(path)["args"]
-        kept = vars(args).keys() - {"resume", "evaluate", "render", "capture_video"}  # these are about one command
-        args = tyro.cli(Args, default=Args(**{flag: saved[flag] for flag in kept if flag in saved}))
-    check_args(args)
-    torch.set_num_threads(1)  # matrices this small are multiplied before a second thread could start
-    torch.backends.cudnn.deterministic = args.torch_deterministic
-    if args.cuda:  # tensors are made there from now on
-        torch.set_default_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
-    if "WORLD_SIZE" in os.environ:  # set by torchrun
-        dist.init_process_group("nccl" if args.cuda else "gloo")
-    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns() // 1_000_000}"
-    run_dir = Path(args.resume).parent if args.resume else Path("runs", name)
+    path = args.resume or args.evaluate
+    checkpoint = None
+    if path:
+        with exit_with(f"{path} is no checkpoint of this version of the script", Exception):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint["global_step"] = int(checkpoint["global_step"])
+            args = tyro.cli(Args, default=Args(**checkpoint["args"]))  # anew, with other defaults
+    if dist.is_torchelastic_launched():
+        dist.init_process_group()
+    check_args(args, checkpoint["global_step"] if args.resume else 0)
+    torch.distributions.Distribution.set_default_validate_args(False)  # saves time
+    torch.set_num_threads(1)  # for small matrices, a second thread is not worth its start
+    if args.evaluate:
+        torch.manual_seed(args.seed)
+        agent = Agent(make_envs(args, 1), args)
+        restore(checkpoint, agent, torch.optim.Adam(agent.parameters()))
+        evaluate(agent, args, path.parent / f"videos-{time.time_ns()}")
+        return
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
+    run_dir = args.resume.parent if args.resume else Path("runs", re.sub(r"[^\w.-]+", "-", name))
     try:
-        if args.evaluate:
-            agent = Agent(make_envs(args, 1, "sync"), args)
-            load_checkpoint(args.evaluate, agent=agent)
-            video_dir = Path(args.evaluate).with_name(f"evaluation-{time.time_ns()}") if args.capture_video else None
-            evaluate(agent, args, args.eval_episodes, video_dir, args.render)
-        else:
-            train(args, run_dir)
+        train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
-        hint = f"; to go on: python {sys.argv[0]} --resume {run_dir}/checkpoint.pt"
-        sys.exit("interrupted" + (hint if Path(run_dir, "checkpoint.pt").exists() else ""))
-    if dist.is_initialized():  # gloo's threads abort one regular exit in many, and torchrun would report a failure
+        sys.exit(f"interrupted; what was saved is in '{run_dir}', for --resume or --evaluate")
+    if dist.is_initialized():  # gloo makes some regular exits fail
         sys.stdout.flush()
         os._exit(0)
 
