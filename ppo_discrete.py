@@ -44,7 +44,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass
 class Args:
-    """Train PPO; --resume and --evaluate take flags that are not given from the checkpoint."""
+    """Train PPO. With --resume or --evaluate, flags that you do not give are the checkpoint's."""
 
     env_id: Annotated[str, Field(pattern=r"^([\w.]+:)?[^:]+$")] = "LunarLander-v3"  # or module:Env-v0
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
@@ -67,7 +67,7 @@ class Args:
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
     vf_coef: NonNegativeFloat = 0.5  # weight of the value loss
     max_grad_norm: PositiveFloat = 0.5  # longer gradients are scaled down to this norm
-    target_kl: PositiveFloat | None = None  # end an iteration's update at the minibatch with a larger KL
+    target_kl: PositiveFloat | None = None  # stop an iteration's update before a step once the KL is larger
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1  # of the weights and of all that is drawn
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
@@ -94,7 +94,7 @@ class RunningStatistics(nn.Module):
         samples = samples.double()
         sums = torch.stack([torch.ones_like(samples), samples, samples.square()]).sum(1)
         self.sums += sum_over_processes(sums)
-        mean, mean_square = self.sums[1:] / self.sums[0].clamp(min=1)  # no reward may have come yet
+        mean, mean_square = self.sums[1:] / self.sums[0].clamp(min=1)  # 0 before the first samples
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean.square()).clamp(min=1e-16).sqrt())  # never 0: it is a divisor
 
@@ -119,20 +119,21 @@ class Agent(nn.Module):
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.return_statistics = RunningStatistics()
-        self.discounted_return = 0.0  # after the first rollout [num_envs]; see update_statistics
+        # [num_envs], see update_statistics; not saved, because a resumed run starts new episodes
+        self.past_return = 0.0
         self.actor = mlp(obs_dim, args.hidden_size, int(envs.single_action_space.n), output_gain=0.01)
         self.critic = mlp(obs_dim, args.hidden_size, 1, output_gain=1.0)
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
         self.to(self.device)
 
     def update_statistics(self, rollout):
-        """Those of observations, and of returns so far: R[t] = r[t] + gamma * R[t - 1]."""
+        """Of observations, and of discounted sums of past rewards: R[t] = r[t] + gamma * R[t - 1]."""
         self.obs_statistics.update(rollout["obs"].flatten(0, 1))
-        returns = torch.zeros_like(rollout["rewards"])
-        for t in range(len(returns)):
-            returns[t] = rollout["rewards"][t] + self.args.gamma * self.discounted_return
-            self.discounted_return = returns[t] * ~rollout["done"][t]
-        self.return_statistics.update(returns[returns != 0])  # 0: no reward has come yet
+        past_returns = torch.zeros_like(rollout["rewards"])
+        for t in range(len(past_returns)):
+            past_returns[t] = rollout["rewards"][t] + self.args.gamma * self.past_return
+            self.past_return = past_returns[t] * ~rollout["done"][t]
+        self.return_statistics.update(past_returns[past_returns != 0])  # zeros would scale rare rewards up
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
         if self.args.norm_obs:
@@ -157,15 +158,15 @@ def collect_trajectories(envs, agent, obs, num_steps):
     """
     steps = []
     for _ in range(num_steps):
-        actions = agent.act(obs)  # make_batch computes their log-probabilities, all at once
+        actions = agent.act(obs)  # their log-probabilities follow in make_batch
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         done = terminated | truncated
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # reset these environments; the observations of the others stay
+        if done.any():  # make_envs turned autoreset off; environments that are not done keep their obs
             obs, _ = envs.reset(options={"reset_mask": done})
-    arrays = {name: np.stack([step[name] for step in steps]) for name in step}
+    arrays = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
     rollout = {name: torch.as_tensor(array, device=agent.device) for name, array in arrays.items()}
     exit_unless_finite(rollout, limit=1e18)  # squares of larger numbers are infinite in float32
     return rollout, obs
@@ -174,8 +175,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of its paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]; next_values are those of next_obs. Nothing follows a termination. After a
-    truncation (time limit) the episode could have gone on, so there the next value counts.
-    """
+    truncation (time limit) the episode could have gone on, so there the next value counts."""
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
     advantages = torch.zeros_like(deltas)
     advantage = torch.zeros_like(deltas[0])
@@ -190,7 +190,7 @@ def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
-    rewards = rollout["rewards"].float()
+    rewards = rollout["rewards"].float()  # from float64
     if args.norm_reward:  # divide by the root mean square of the discounted returns
         rewards = rewards / torch.hypot(agent.return_statistics.mean, agent.return_statistics.std)
     terminated, done = rollout["terminated"], rollout["done"]
@@ -201,7 +201,7 @@ def make_batch(agent, rollout, args):
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
-        "old_log_probs": policy.log_prob(rollout["actions"]),
+        "old_log_probs": policy.log_prob(rollout["actions"]),  # see the comment in train
         "old_values": values,
         "advantages": advantages,
         "returns": returns,
@@ -243,7 +243,7 @@ def ppo_update(agent, optimizer, batch, args):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl and sum_over_processes(metrics["losses/approx_kl"] - args.target_kl) > 0:
-                return metrics  # the mean over processes is above the target
+                return metrics  # all processes at once: the sum is above 0 where the mean KL is too large
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
@@ -260,22 +260,22 @@ def train(args, run_dir, checkpoint=None):
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0
-    # Averages gradients over processes. static_graph: a fork may have weights that get none.
+    # Averages gradients in backward(). static_graph: a fork may have parameters that get none.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
-    # Each process, and each resumption, draws random numbers of its own.
+    # Each process, and each resumption, has seeds of its own: one for torch, one for each environment.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
     torch.manual_seed(seeds.pop())
     obs, _ = envs.reset(seed=seeds)
-    batch_size = args.num_envs * args.num_steps
-    num_iterations = args.total_timesteps // batch_size
-    for iteration in range(global_step // batch_size + 1, num_iterations + 1):
+    steps_per_iteration = args.num_envs * args.num_steps  # of all processes
+    num_iterations = args.total_timesteps // steps_per_iteration
+    for iteration in range(global_step // steps_per_iteration + 1, num_iterations + 1):
         fraction_left = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        global_step += batch_size
-        # The statistics change only here, so that all of make_batch and ppo_update normalize alike: the first ratio
-        # is 1. The rollout was normalized by those of before, so old_log_probs are not quite those it acted with.
+        global_step += steps_per_iteration
+        # Acting used the old statistics; from here on, only the new ones count. So make_batch computes old_log_probs
+        # anew: the first ratio is 1, at the price of a slight difference from the policy that acted.
         agent.update_statistics(rollout)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
@@ -283,7 +283,7 @@ def train(args, run_dir, checkpoint=None):
         if rank == 0:
             logger.log(args, global_step, rollout, batch, metrics, optimizer)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
-                logger.writer.flush()
+                logger.writer.flush()  # before the checkpoint
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
     envs.close()
     if rank == 0:
@@ -295,7 +295,7 @@ def train(args, run_dir, checkpoint=None):
 
 
 # What follows is not PPO: processes, exits, logging, checkpoints, evaluation, environments, flags.
-def sum_over_processes(tensor):  # the tensor itself, where there is one process
+def sum_over_processes(tensor):  # in place; nothing to do for one process
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
@@ -361,7 +361,7 @@ def save_checkpoint(path, args, global_step, agent, optimizer):
         "agent": agent.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    new_path = path.with_suffix(f".{os.getpid()}")  # another run may have been resumed from here
+    new_path = path.with_suffix(f".{os.getpid()}")  # two runs may save here
     with open(new_path, "wb", buffering=0) as file:
         torch.save(checkpoint, file)
         os.fsync(file.fileno())
@@ -385,7 +385,7 @@ def evaluate(agent, args, video_dir):
     if args.capture_video:
         wrappers.append(lambda env: gym.wrappers.RecordVideo(env, str(video_dir), lambda episode: episode < 10))
     envs = make_envs(args, 1, wrappers)
-    max_steps = envs.unwrapped.get_attr("spec")[0].max_episode_steps or 10_000
+    max_steps = envs.unwrapped.get_attr("spec")[0].max_episode_steps or 10_000  # if it has none
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -431,7 +431,7 @@ def make_envs(args, num_envs, wrappers=(SingleEnv,)):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         env_kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:
+    if args.render or args.capture_video:  # in training, too
         env_kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     vector_kwargs = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
@@ -439,7 +439,7 @@ def make_envs(args, num_envs, wrappers=(SingleEnv,)):
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
             envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs, wrappers, **env_kwargs)
     except TypeError as error:
-        if "keyword argument" in str(error):
+        if "keyword argument" in str(error):  # a misspelt one, for example
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
     start = envs.single_action_space.start  # the agent's actions begin at 0

@@ -1,5 +1,5 @@
 """The shortest complete PPO: `python ppo_minimal_cartpole.py` solves CartPole-v1 in a minute.
-The paper, with its equations: https://arxiv.org/abs/1707.06347. With all that it takes elsewhere: ppo_discrete.py"""
+PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438."""
 
 import gymnasium as gym
 import torch
@@ -16,6 +16,7 @@ class Args:
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of the value loss
+    reward_scale = 0.01  # 1 - gamma: values, of rewards of 1 in each step, are then between 0 and 1
     ent_coef = 0.0  # weight of the entropy bonus
     max_grad_norm = 0.5
 
@@ -31,20 +32,19 @@ class PolicyValueNet(nn.Module):
 
     def forward(self, obs):  # [..., obs_dim] -> distribution of actions [...], values [...]
         features = self.body(obs)
-        policy = torch.distributions.Categorical(logits=self.policy_head(features))
-        return policy, self.value_head(features).squeeze(-1)
+        return torch.distributions.Categorical(logits=self.policy_head(features)), self.value_head(features).squeeze(-1)
 
 
 @torch.no_grad()
 def collect_trajectories(env, agent, obs, num_steps):
-    """Takes num_steps steps from observation `obs` on, in whatever episodes they fall into.
+    """Takes num_steps steps, starting from the observation `obs`, and resets where an episode ends.
     Returns the rollout, a dictionary of tensors [num_steps, ...], and the observation to go on from."""
     steps = []
     for _ in range(num_steps):
         policy, _ = agent(torch.as_tensor(obs))
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
-        done = terminated or truncated  # terminated: the pole fell; truncated: the time was up
+        done = terminated or truncated  # truncated: the time was up
         steps.append(dict(obs=obs, actions=action, rewards=reward, next_obs=next_obs, terminated=terminated, done=done))
         obs = next_obs
         if done:
@@ -55,8 +55,7 @@ def collect_trajectories(env, agent, obs, num_steps):
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of its paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]; next_values are those of next_obs. Nothing follows a termination. After a
-    truncation (time limit) the episode could have gone on, so there the next value counts.
-    """
+    truncation (time limit) the episode could have gone on, so there the next value counts."""
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
     advantages = torch.zeros_like(deltas)
     advantage = torch.zeros_like(deltas[0])
@@ -69,9 +68,9 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    policy, values = agent(rollout["obs"])
+    policy, values = agent(rollout["obs"])  # it has not changed since it acted
     _, next_values = agent(rollout["next_obs"])
-    rewards = 0.01 * rollout["rewards"]  # 1 - gamma, so that values are between 0 and 1
+    rewards = args.reward_scale * rollout["rewards"]
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     return {
@@ -115,14 +114,14 @@ def train_ppo_cartpole(seed=1, args=Args):
     env = gym.make("CartPole-v1")
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=4, num_actions=2)
-    optimizer = torch.optim.Adam(agent.parameters())
+    optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
     for iteration in range(args.num_iterations):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / args.num_iterations)
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        print(f"iteration {iteration + 1}: {rollout['done'].sum()} episodes in {args.num_steps} steps")
-    rollout, _ = collect_trajectories(env, agent, obs, num_steps=50_000)
+        print(f"iteration {iteration + 1}: {args.num_steps / rollout['done'].sum():.0f} steps per episode")
+    rollout, _ = collect_trajectories(env, agent, obs, num_steps=50_000)  # without learning from them
     print(f"after training: {50_000 / rollout['done'].sum():.1f} steps per episode; 500 is the most")
     return agent
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parent.parent
 if "PPO_SCRIPTS" in os.environ:  # mutation.py has put changed copies of the scripts there
@@ -42,12 +43,36 @@ def run_script(script, flags, cwd, **kwargs):
     )
 
 
-def train(script, args):
+def train(script, args, checkpoint=None):
     """As `main` starts it, in a new directory under runs/, or in that of the run to go on with."""
     torch.set_num_threads(1)
     runs = Path("runs")
-    new = runs / f"run-{len(list(runs.glob('*')))}"
-    return script.train(args, Path(args.resume).parent if args.resume else new)
+    return script.train(
+        args, args.resume.parent if args.resume else runs / f"run-{len(list(runs.glob('*')))}", checkpoint
+    )
+
+
+def run_main(script, monkeypatch, *flags):
+    """Calls `main` in this process, as typed after the script's name."""
+    monkeypatch.setattr("sys.argv", [script.__file__, *map(str, flags)])
+    script.main()
+
+
+def refused(script, monkeypatch, *flags):
+    """The message, without traceback and with a status that is not 0, by which the script refuses these flags."""
+    with pytest.raises(SystemExit) as exit_:
+        run_main(script, monkeypatch, *flags)
+    assert exit_.value.code not in (0, None)
+    if isinstance(exit_.value.code, str):  # else tyro has printed it in a box
+        assert exit_.value.code.startswith("error: ") and "\n" not in exit_.value.code
+    return str(exit_.value.code)
+
+
+def scalars(run_dir):
+    """{tag: [(step, value)]} of what TensorBoard shows of a run."""
+    events = EventAccumulator(str(run_dir))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def env_for(script, discrete="CartPole-v1", continuous="Pendulum-v1"):

@@ -12,7 +12,7 @@ OBS = {"low": [[-1.0]], "high": [[1.0]]}
 
 def values(agent, obs):
     with torch.no_grad():
-        return agent.critic(agent.normalize(torch.tensor(obs, dtype=torch.float32))).squeeze(-1).numpy()
+        return agent(torch.tensor(obs, dtype=torch.float32))[1].numpy()
 
 
 def steps(length):
@@ -23,7 +23,7 @@ def steps(length):
 def act(agent, obs, greedy=False):
     """The agent's actions, for a list of observations."""
     with torch.no_grad():
-        return agent.act(np.array(obs), greedy)
+        return agent.act(np.array(obs, np.float32), greedy)
 
 
 @pytest.fixture
