@@ -54,21 +54,21 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[FiniteFloat, Field(gt=0)] = 5e-4  # of Adam, at the start; high, because it falls
+    learning_rate: Annotated[FiniteFloat, Field(gt=0)] = 5e-4  # of Adam, at the start; without --anneal-lr, try 3e-4
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of the initial standard deviation of actions; 1 is half the box
     gamma: Fraction = 0.995  # discount factor
     gae_lambda: Fraction = 0.95  # lambda of GAE: 0 is one-step TD, 1 Monte-Carlo returns
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
-    norm_reward: bool = True  # divide rewards by the root mean square of the discounted return
+    norm_reward: bool = True  # divide rewards by the root mean square of discounted past rewards
     norm_adv: bool = True  # normalize the advantages of a batch to mean 0 and standard deviation 1
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
     vf_coef: NonNegativeFloat = 0.5  # weight of the value loss
     max_grad_norm: PositiveFloat = 5.0  # longer gradients are scaled down to this norm
-    target_kl: PositiveFloat | None = 0.05  # stop an iteration's update before a step once the KL is larger
+    target_kl: PositiveFloat | None = 0.05  # end an iteration's update where a minibatch's KL is larger
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1  # of the weights and of all that is drawn
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
@@ -76,7 +76,7 @@ class Args:
     checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
     eval_episodes: PositiveInt = 100  # episodes of the evaluation
     greedy: bool = True  # evaluate the most likely actions; --no-greedy samples them
-    resume: Path | None = None  # checkpoint to go on from, perhaps with a higher --total-timesteps
+    resume: Path | None = None  # checkpoint to go on from; a new --total-timesteps sets a new schedule
     evaluate: Path | None = None  # checkpoint to evaluate instead of training
     capture_video: bool = False  # record the first ten episodes of the evaluation
     render: bool = False  # with --evaluate: show the episodes in a window
@@ -120,7 +120,7 @@ class Agent(nn.Module):
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.return_statistics = RunningStatistics()
-        # [num_envs], see update_statistics; not saved, because a resumed run starts new episodes
+        # Becomes [num_envs] in update_statistics; not saved, because a resumed run starts new episodes.
         self.past_return = 0.0
         action_dim = math.prod(envs.single_action_space.shape)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, output_gain=0.01)  # mean actions
@@ -130,13 +130,13 @@ class Agent(nn.Module):
         self.to(self.device)
 
     def update_statistics(self, rollout):
-        """Of observations, and of discounted sums of past rewards: R[t] = r[t] + gamma * R[t - 1]."""
+        """Updates those of observations, and of discounted past rewards: R[t] = r[t] + gamma * R[t - 1]."""
         self.obs_statistics.update(rollout["obs"].flatten(0, 1))
         past_returns = torch.zeros_like(rollout["rewards"])
         for t in range(len(past_returns)):
             past_returns[t] = rollout["rewards"][t] + self.args.gamma * self.past_return
             self.past_return = past_returns[t] * ~rollout["done"][t]
-        self.return_statistics.update(past_returns[past_returns != 0])  # zeros would scale rare rewards up
+        self.return_statistics.update(past_returns[past_returns != 0])  # zeros: no reward has come yet
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
         if self.args.norm_obs:
@@ -162,7 +162,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
     """
     steps = []
     for _ in range(num_steps):
-        actions = agent.act(obs)  # their log-probabilities follow in make_batch
+        actions = agent.act(obs)  # whose log-probabilities make_batch computes
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         done = terminated | truncated
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
@@ -177,14 +177,14 @@ def collect_trajectories(envs, agent, obs, num_steps):
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
-    """Advantages by GAE: equation 16 of its paper, equations 11 and 12 of the PPO paper.
+    """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]; next_values are those of next_obs. Nothing follows a termination. After a
     truncation (time limit) the episode could have gone on, so there the next value counts."""
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
     advantages = torch.zeros_like(deltas)
     advantage = torch.zeros_like(deltas[0])
     for t in reversed(range(len(deltas))):
-        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage
+        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage  # done: t + 1 is another episode's
         advantages[t] = advantage
     return advantages
 
@@ -205,7 +205,7 @@ def make_batch(agent, rollout, args):
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
-        "old_log_probs": policy.log_prob(rollout["actions"]),  # see the comment in train
+        "old_log_probs": policy.log_prob(rollout["actions"]),  # not stored when acting: see train
         "old_values": values,
         "advantages": advantages,
         "returns": returns,
@@ -214,7 +214,7 @@ def make_batch(agent, rollout, args):
 
 
 def ppo_loss(agent, batch, args):
-    """The loss of a minibatch, [], and a dictionary of scalars for TensorBoard."""
+    """Returns the loss of a minibatch, a scalar, and a dictionary of scalars for TensorBoard."""
     policy, values = agent(batch["obs"])
     advantages = batch["advantages"]
     log_ratio = policy.log_prob(batch["actions"]) - batch["old_log_probs"]
@@ -246,8 +246,9 @@ def ppo_update(agent, optimizer, batch, args):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
+            # Where their mean KL is above the target, all processes stop here, before the step.
             if args.target_kl and sum_over_processes(metrics["losses/approx_kl"] - args.target_kl) > 0:
-                return metrics  # all processes at once: the sum is above 0 where the mean KL is too large
+                return metrics
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
@@ -264,13 +265,13 @@ def train(args, run_dir, checkpoint=None):
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0
-    # Averages gradients in backward(). static_graph: a fork may have parameters that get none.
+    # Averages gradients in backward(). A static graph may have parameters that get none, should you add some.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
-    # Each process, and each resumption, has seeds of its own: one for torch, one for each environment.
-    seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
-    torch.manual_seed(seeds.pop())
-    obs, _ = envs.reset(seed=seeds)
+    entropy = [args.seed, rank, global_step]  # other random numbers in each process, and after --resume
+    torch_seed, *env_seeds = np.random.SeedSequence(entropy).generate_state(1 + envs.num_envs).tolist()
+    torch.manual_seed(torch_seed)
+    obs, _ = envs.reset(seed=env_seeds)
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = args.total_timesteps // steps_per_iteration
     for iteration in range(global_step // steps_per_iteration + 1, num_iterations + 1):
@@ -278,8 +279,8 @@ def train(args, run_dir, checkpoint=None):
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
         global_step += steps_per_iteration
-        # Acting used the old statistics; from here on, only the new ones count. So make_batch computes old_log_probs
-        # anew: the first ratio is 1, at the price of a slight difference from the policy that acted.
+        # Acting used the old statistics; from here on, the new ones count. The same weights are then a slightly other
+        # policy: make_batch takes that for the old one, so that the first ratio is 1.
         agent.update_statistics(rollout)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
@@ -287,7 +288,7 @@ def train(args, run_dir, checkpoint=None):
         if rank == 0:
             logger.log(args, global_step, rollout, batch, metrics, optimizer)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
-                logger.writer.flush()  # before the checkpoint
+                logger.writer.flush()  # never behind the checkpoint
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
     envs.close()
     if rank == 0:
@@ -327,7 +328,7 @@ class Logger:
         with exit_with("cannot write the run directory", OSError):
             run_dir.mkdir(parents=True, exist_ok=args.resume is not None)
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
-        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides what came later
+        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points after the checkpoint
         self.start_step = global_step
         self.start_time = time.perf_counter()
         self.current_episodes = torch.zeros(num_envs, 2)  # return and length so far
@@ -389,7 +390,7 @@ def evaluate(agent, args, video_dir):
     if args.capture_video:
         wrappers.append(lambda env: gym.wrappers.RecordVideo(env, str(video_dir), lambda episode: episode < 10))
     envs = make_envs(args, 1, wrappers)
-    max_steps = envs.unwrapped.get_attr("spec")[0].max_episode_steps or 10_000  # if it has none
+    max_steps = envs.unwrapped.get_attr("spec")[0].max_episode_steps or 10_000  # if it has no limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -410,7 +411,7 @@ def evaluate(agent, args, video_dir):
 
 
 class SingleEnv(gym.Wrapper):
-    """One environment before it is put beside others: with a space that fits, and flattened."""
+    """One environment: checks its spaces, flattens its observations, and drops its info."""
 
     def __init__(self, env):
         space = env.observation_space
@@ -424,7 +425,7 @@ class SingleEnv(gym.Wrapper):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (obs_dim,))  # float32
 
     def reset(self, **kwargs):
-        return self.env.reset(**kwargs)[0], {}  # info of varying types would fail
+        return self.env.reset(**kwargs)[0], {}  # no vector environment can merge infos whose types vary
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.env.step(action)
@@ -465,10 +466,9 @@ def check_args(args, steps_taken):
     """Ends the process with one line where flags do not go together."""
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     batch_size = args.num_envs * args.num_steps
-    can_render = args.evaluate and not args.capture_video
     problems = {
         "give either --resume or --evaluate": args.resume and args.evaluate,
-        "--render needs --evaluate, and no --capture-video": args.render and not can_render,
+        "--render needs --evaluate, and no --capture-video": args.render and (args.capture_video or not args.evaluate),
         "--cuda finds no GPU; use --no-cuda": args.cuda and not torch.cuda.is_available(),
         f"--num-envs must be a multiple of {world_size}, the processes": args.num_envs % world_size,
         "--num-minibatches must be lower": 2 * args.num_minibatches * world_size > batch_size,

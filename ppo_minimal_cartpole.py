@@ -16,7 +16,7 @@ class Args:
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of the value loss
-    reward_scale = 0.01  # 1 - gamma: values, of rewards of 1 in each step, are then between 0 and 1
+    reward_scale = 1 - gamma  # with rewards of 1 in each step, values are then between 0 and 1
     ent_coef = 0.0  # weight of the entropy bonus
     max_grad_norm = 0.5
 
@@ -41,7 +41,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     Returns the rollout, a dictionary of tensors [num_steps, ...], and the observation to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))
+        policy, _ = agent(torch.as_tensor(obs))  # log-probabilities and values follow in make_batch
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # truncated: the time was up
@@ -53,14 +53,14 @@ def collect_trajectories(env, agent, obs, num_steps):
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
-    """Advantages by GAE: equation 16 of its paper, equations 11 and 12 of the PPO paper.
+    """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]; next_values are those of next_obs. Nothing follows a termination. After a
     truncation (time limit) the episode could have gone on, so there the next value counts."""
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
     advantages = torch.zeros_like(deltas)
     advantage = torch.zeros_like(deltas[0])
     for t in reversed(range(len(deltas))):
-        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage
+        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage  # done: t + 1 is another episode's
         advantages[t] = advantage
     return advantages
 
@@ -68,7 +68,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    policy, values = agent(rollout["obs"])  # it has not changed since it acted
+    policy, values = agent(rollout["obs"])  # the agent is still the one that acted
     _, next_values = agent(rollout["next_obs"])
     rewards = args.reward_scale * rollout["rewards"]
     terminated, done = rollout["terminated"], rollout["done"]
@@ -121,7 +121,7 @@ def train_ppo_cartpole(seed=1, args=Args):
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
         print(f"iteration {iteration + 1}: {args.num_steps / rollout['done'].sum():.0f} steps per episode")
-    rollout, _ = collect_trajectories(env, agent, obs, num_steps=50_000)  # without learning from them
+    rollout, _ = collect_trajectories(env, agent, obs, num_steps=50_000)  # an evaluation
     print(f"after training: {50_000 / rollout['done'].sum():.1f} steps per episode; 500 is the most")
     return agent
 

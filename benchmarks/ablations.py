@@ -65,28 +65,32 @@ DETAILS = (
             ("        nn.init.zeros_(layer.bias)\n", ""),
         ),
     ),
-    Detail("gain 1 in the policy's last layer", changes=((", 0.01)  #", ", 1.0)  #"),)),
+    Detail("gain 1 in the policy's last layer", changes=(("output_gain=0.01)", "output_gain=1.0)"),)),
     Detail(
         "one body for actor and critic",
         changes=(
             ("self.critic = mlp(", "self.critic = nn.Sequential(*self.actor[:4], mlp("),
-            ("args.hidden_size, 1, 1.0)", "args.hidden_size, 1, 1.0)[4])"),
+            ("args.hidden_size, 1, output_gain=1.0)", "args.hidden_size, 1, output_gain=1.0)[4])"),
         ),
     ),
     Detail("observations not normalized", "--no-norm-obs"),
     Detail("normalized observations not clipped", changes=((".clamp(-10, 10)", ""),)),
     Detail("rewards not scaled", "--no-norm-reward"),
-    Detail("time limits taken for terminations", changes=(("(force=True), terminated", "(force=True), done"),)),
-    Detail("reset steps left in the batch", changes=(("as_tensor(~done[:-1])", "as_tensor(done[:-1] | True)"),)),
+    Detail(
+        "time limits taken for terminations",
+        changes=(('terminated, done = rollout["terminated"]', 'terminated, done = rollout["done"]'),),
+    ),
     Detail("advantages not normalized", "--no-norm-adv"),
-    Detail("advantages always centered", changes=(("- center)", "- adv_rms.mean)"),), script="ppo_discrete"),
-    Detail("advantages never centered", changes=(("- center)", "- 0)"),)),
+    Detail(
+        "advantages never centered",
+        changes=(("advantages = (advantages - advantages.mean()) /", "advantages = advantages /"),),
+    ),
     Detail(
         "advantages normalized per minibatch",
         "--no-norm-adv",
         ((
-            "    log_ratio = log_probs",
-            "    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)\n    log_ratio = log_probs",
+            "    log_ratio = policy",
+            "    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)\n    log_ratio = policy",
         ),),
     ),
     Detail("lambda of GAE 0", "--gae-lambda 0"),
@@ -95,7 +99,6 @@ DETAILS = (
     Detail("Adam's epsilon 1e-8", changes=(("eps=1e-5", "eps=1e-8"),)),
     Detail("gradients not clipped", "--max-grad-norm inf"),
     Detail("ratios not clipped", "--clip-coef inf"),
-    Detail("a KL penalty instead of clipping", "--clip-coef inf --adaptive-kl 0.01 --target-kl None"),
     Detail("values clipped", "--clip-vloss"),
     Detail("entropy bonus of 0.01", "--ent-coef 0.01"),
     Detail("KL early stop at 0.05", "--target-kl 0.05", script="ppo_discrete"),
@@ -112,24 +115,20 @@ DETAILS = (
     Detail("64 environments, same batch size", "--num-envs 64 --num-steps 64", script="ppo_continuous"),
     Detail(
         "actions clipped instead of rescaled",
-        changes=(("bounded = action_space.bounded_below & action_space.bounded_above", "bounded = np.False_"),),
+        changes=(("low + half * (1 + actions.reshape(-1, *box.shape))", "actions.reshape(-1, *box.shape)"),),
         script="ppo_continuous",
     ),
     Detail(
         "deviation depends on the state",
         changes=(
-            ("action_dim, 0.01)", "2 * action_dim, 0.01)"),
+            ("action_dim, output_gain=0.01)", "2 * action_dim, output_gain=0.01)"),
             ("log_std = nn.Parameter(torch.full((action_dim,), args.init_log_std))", "offset = args.init_log_std"),
-            ("mean = self.actor(self.normalize(", "mean, log_std = self.actor(self.normalize("),
-            ("(obs, dtype=torch.float32)))", "(obs, dtype=torch.float32))).chunk(2, -1)"),
-            ("mean + self.log_std.exp() * torch", "mean + (log_std + self.offset).exp() * torch"),
-            ("        noise = (actions - self.actor(normalized_obs)) / self.log_std.exp()  #",
-             "        mean, log_std = self.actor(normalized_obs).chunk(2, -1)\n"
-             "        log_std = log_std + self.offset\n"
-             "        noise = (actions - mean) / log_std.exp()  #"),
-            ("noise.square() - self.log_std - 0.5", "noise.square() - log_std - 0.5"),
-            ("(self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()",
-             "(log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)"),
+            *(
+                ("policy = Normal(self.actor(obs), self.log_std.exp())" + next_line,
+                 "mean, log_std = self.actor(obs).chunk(2, -1)\n"
+                 "        policy = Normal(mean, (log_std + self.offset).exp())" + next_line)
+                for next_line in ("\n        return Independent", "\n        return (policy.mode")
+            ),
         ),
         script="ppo_continuous",
     ),

@@ -22,11 +22,9 @@ sys.path.insert(0, str(ROOT))  # so that benchmarks can import the scripts
 PACKAGES = ("gymnasium", "numpy", "torch", "box2d", "mujoco")
 
 
-def command_for(script, flags, processes=1, folder=None):
+def command_for(script, flags, folder=None):
     """The command that trains with these flags (a string), as a list of words."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    path = Path(folder or ROOT, f"{script}.py")
-    return [sys.executable, *(torchrun if processes > 1 else []), str(path), *flags.split()]
+    return [sys.executable, str(Path(folder or ROOT, f"{script}.py")), *flags.split()]
 
 
 @contextlib.contextmanager
@@ -54,7 +52,7 @@ class Run(NamedTuple):
     stdout: str
     start: float  # when the command was started, in seconds since 1970
     scalars: dict  # what it logged to TensorBoard, see below
-    args: dict  # all flags in effect, as its checkpoint holds them
+    args: dict  # the flags in effect, as its checkpoint holds them
 
 
 def run(command):
@@ -84,14 +82,9 @@ def scalars(run_dir):
 
 
 def greedy_return(stdout):
-    """Mean, standard deviation, lowest return and number of the greedy episodes that a script ends with."""
-    main = re.search(r"greedy return (\S+) \+- (\S+) over (\d+) episodes, from (\S+) to", stdout)
-    minimal = re.search(r"(\d+) greedy episodes: (\S+) \+- (\S+), the worst (\S+)", stdout)
-    if main:
-        mean, std, episodes, lowest = main.groups()
-    else:
-        episodes, mean, std, lowest = minimal.groups()
-    return {"mean": float(mean), "std": float(std), "lowest": float(lowest), "episodes": int(episodes)}
+    """Mean, standard deviation and number of the greedy episodes that a script ends with."""
+    mean, std, episodes = re.search(r"greedy return (\S+) \+- (\S+) over (\d+) episodes", stdout).groups()
+    return {"mean": float(mean), "std": float(std), "episodes": int(episodes)}
 
 
 def steps_per_second(stdout):

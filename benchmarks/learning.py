@@ -17,7 +17,6 @@ of each update.
 
 import argparse
 import importlib
-import inspect
 import math
 import re
 import statistics
@@ -48,14 +47,35 @@ SEEDS = range(11, 21)  # to report; defaults are chosen on 1 to 5
 TAGS = ("charts/episodic_return", "losses/policy_loss", "losses/value_loss", "losses/approx_kl")
 MINIMAL = "ppo_minimal_cartpole"
 TRAIN_MINIMAL = """
-import ppo_minimal_cartpole, torch
+import gymnasium as gym, numpy as np, ppo_minimal_cartpole, torch
 
 def backward(loss, backward=torch.Tensor.backward):
     print("loss", loss.item())
     backward(loss)
 
-torch.Tensor.backward = backward
-ppo_minimal_cartpole.train_ppo_cartpole(seed={seed})
+def ppo_update(agent, *others, ppo_update=ppo_minimal_cartpole.ppo_update):
+    global updates
+    ppo_update(agent, *others)
+    updates += 1
+    if updates % 4 == 0:
+        print(updates * ppo_minimal_cartpole.Args.num_steps, "steps: average reward", evaluate(agent, 10).mean())
+
+@torch.no_grad()
+def evaluate(agent, num_episodes):
+    env, returns = gym.make("CartPole-v1"), np.zeros(num_episodes)
+    for episode in range(num_episodes):
+        (obs, _), done = env.reset(seed=1_000_000 + episode), False
+        while not done:
+            policy, _ = agent(torch.as_tensor(obs))
+            obs, reward, terminated, truncated, _ = env.step(policy.mode.item())
+            returns[episode] += reward
+            done = terminated or truncated
+    return returns
+
+updates = 0
+torch.Tensor.backward, ppo_minimal_cartpole.ppo_update = backward, ppo_update
+returns = evaluate(ppo_minimal_cartpole.train_ppo_cartpole(seed={seed}), 100)
+print(f"greedy return {{returns.mean():.2f}} +- {{returns.std():.2f}} over 100 episodes")
 """
 
 
@@ -119,7 +139,7 @@ def first_iterations(logged):
 
 
 def first_losses(stdout):
-    """The same for the minimal script, whose updates are of 80 minibatches; it prints a return every fourth update."""
+    """The same for the minimal script, with updates of 80 minibatches; a return is printed after every fourth one."""
     losses = [float(loss) for loss in re.findall(r"loss (\S+)", stdout)]
     returns = [float(value) for value in re.findall(r"average reward (\S+)", stdout)]
     return {"loss": losses[79:800:80], "return": returns[:2]}
@@ -129,8 +149,8 @@ def train(setting, seed):
     """Trains once and returns the row, and all else about the run."""
     done = run(setting.command(seed))
     if setting.script == MINIMAL:
-        parameters = inspect.signature(importlib.import_module(MINIMAL).train_ppo_cartpole).parameters
-        args = {name: parameter.default for name, parameter in parameters.items()} | {"seed": seed}
+        defaults = vars(importlib.import_module(MINIMAL).Args)
+        args = {name: value for name, value in defaults.items() if not name.startswith("_")} | {"seed": seed}
         printed = re.findall(r"(\d+) steps: average reward (\S+)", done.stdout)
         curve, threshold = [[int(step), float(value)] for step, value in printed], 475
         first = first_losses(done.stdout)
@@ -154,8 +174,8 @@ def difference(row):
         try:
             if setting.script == MINIMAL:
                 lines = []
-                while len(lines) < 802 and (line := process.stdout.readline()):
-                    lines.append(line)  # 800 losses and 2 returns
+                while len(lines) < 811 and (line := process.stdout.readline()):
+                    lines.append(line)  # 800 losses, 2 returns, and 9 iterations that have ended
                 now = first_losses("".join(lines))
             else:  # when the checkpoint is there, so are the curves
                 while not list(Path(folder).glob("runs/*/checkpoint.pt")) and process.poll() is None:

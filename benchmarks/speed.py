@@ -40,9 +40,9 @@ def environment_alone(env_id, num_envs, steps=60_000):
     return steps // num_envs * num_envs / (time.perf_counter() - start)
 
 
-def training(script, env_id, flags, steps=61_440, processes=1):
-    flags = f"--env-id {env_id} --total-timesteps {steps} --eval-episodes 1 {flags}"
-    return steps_per_second(run(command_for(script, flags, processes)).stdout)
+def training(script, env_id, flags):
+    flags = f"--env-id {env_id} --total-timesteps 61440 --eval-episodes 1 {flags}"
+    return steps_per_second(run(command_for(script, flags)).stdout)
 
 
 def summary():

@@ -4,9 +4,11 @@ Importing this module registers them, so `--env-id probes:Chain-v0` finds them w
 """
 
 import builtins
+import pathlib
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 
 
@@ -194,8 +196,34 @@ class Faulty(Probe):
         return super().step(action)
 
 
+class Growing(Probe):
+    """An episode is one step, and earns its number."""
+
+    episodes = 0
+
+    def reward(self, action):
+        self.episodes += 1
+        return float(self.episodes)
+
+
+class Seeded(Probe):
+    """Observes the first number of its generator, and appends those of first resets to seeds.pt."""
+
+    def reset(self, *, seed=None, options=None):
+        gym.Env.reset(self, seed=seed)
+        self.steps, self.number = 0, self.np_random.random()
+        if seed is not None:
+            path = pathlib.Path("seeds.pt")
+            torch.save([*(torch.load(path) if path.exists() else []), self.number], path)
+        return self.observe(), {}
+
+    def observe(self):
+        return np.array([self.number], np.float32)
+
+
 for probe in (
-    Faulty, Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, Walk, NonFinite,
+    Faulty, Growing, Seeded,
+    Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, Walk, NonFinite,
 ):  # fmt: skip
     gym.register(f"{probe.__name__}-v0", probe)
 for name, space in {

@@ -57,7 +57,7 @@ def test_the_batch():
     torch.testing.assert_close(batch["old_log_probs"], policy.log_prob(rollout["actions"]))
     _, next_values = agent(rollout["next_obs"])
     ends = rollout["terminated"], rollout["done"]
-    advantages = minimal.compute_gae(0.01 * rollout["rewards"], values, next_values, *ends, 0.99, 0.95)
+    advantages = minimal.compute_gae((1 - 0.99) * rollout["rewards"], values, next_values, *ends, 0.99, 0.95)
     torch.testing.assert_close(batch["returns"], advantages + values)
     torch.testing.assert_close(batch["advantages"], (advantages - advantages.mean()) / advantages.std())
 

@@ -1,0 +1,323 @@
+"""Runs that survive: checkpoints, resuming, evaluation, videos."""
+
+import importlib.util
+import os
+import pickle
+import re
+import resource
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, env_for, probe_args, refused, run_main, run_script, scalars, train
+
+
+@pytest.fixture
+def trained(script, in_tmp):
+    """Trains for six iterations of 32 steps; returns the arguments and the checkpoint's path."""
+    args = script.Args(
+        env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=192, num_minibatches=2, target_kl=None,
+        eval_episodes=2,
+    )  # fmt: skip
+    train(script, args)
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    return args, path
+
+
+def changed(path, change, name="changed.pt"):
+    """A copy of the checkpoint after `change(checkpoint)`."""
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, path.with_name(name))
+    return path.with_name(name)
+
+
+def test_a_checkpoint_holds_everything(script, trained):
+    args, path = trained
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["args"] == {name: value for name, value in vars(args).items() if name in checkpoint["args"]}
+    assert vars(args).keys() - checkpoint["args"].keys() == {"resume", "evaluate", "capture_video", "render"}
+    assert checkpoint["global_step"] == 192
+    assert {"actor.0.weight", "critic.4.bias", "obs_statistics.sums"} <= set(checkpoint["agent"])
+    assert checkpoint["optimizer"]["state"][0]["step"] == 6 * args.update_epochs * args.num_minibatches
+    assert checkpoint["agent"]["obs_statistics.sums"][0].eq(192).all()
+    assert sorted(p.name.split(".")[0] for p in path.parent.iterdir()) == ["checkpoint", "events", "flags-0"]
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(script, trained, monkeypatch):
+    args, path = trained
+    before = path.read_bytes()
+    args.resume, args.total_timesteps, args.checkpoint_interval = path, 256, 1
+
+    def fails(*_):
+        raise OSError("disk full")
+
+    for function in ("fsync", "replace"):  # what comes before the checkpoint is replaced, and replacing it
+        monkeypatch.setattr(script.os, function, fails)
+        with pytest.raises(OSError, match="disk full"):
+            train(script, args, torch.load(path, weights_only=True))
+        assert path.read_bytes() == before
+        monkeypatch.undo()
+        monkeypatch.chdir(path.parent.parent.parent)
+
+
+def test_resume_continues(script, trained, monkeypatch):
+    """In the same directory, with everything restored, with a schedule for the new total, as if killed at step 128."""
+    args, path = trained
+    old = torch.load(changed(path, lambda checkpoint: checkpoint.update(global_step=128), path.name), weights_only=True)
+    run_main(script, monkeypatch, "--resume", path, "--total-timesteps", 256)
+    new, curves = torch.load(path, weights_only=True), scalars(path.parent)
+    assert new["global_step"] == 256 and new["args"] == old["args"] | {"total_timesteps": 256}
+    assert [value for _, value in curves["charts/learning_rate"]][-4:] == pytest.approx(
+        [args.learning_rate * fraction for fraction in (4 / 8, 3 / 8, 2 / 8, 1 / 8)]
+    )
+    assert [step for step, _ in curves["losses/value_loss"]] == [32 * i for i in range(1, 9)]
+    for name, count in (("obs_statistics.sums", 192 + 128), ("return_statistics.sums", 192 + 128)):
+        assert new["agent"][name][0].eq(count).all()
+    assert new["optimizer"]["state"][0]["step"] == 10 * args.update_epochs * args.num_minibatches
+    assert len(list(path.parent.parent.iterdir())) == 1
+
+
+def test_resume_restores_the_agent_and_takes_new_flags(script, trained, monkeypatch):
+    """At a tiny learning rate, the weights stay those of the checkpoint; what is not given stays as it was."""
+    args, path = trained
+    old = torch.load(path, weights_only=True)
+    flags = ("--total-timesteps", 224, "--learning-rate", 1e-12, "--no-anneal-lr")
+    run_main(script, monkeypatch, "--resume", path, *flags)
+    new = torch.load(path, weights_only=True)
+    for name in ("actor.0.weight", "critic.0.weight"):
+        torch.testing.assert_close(new["agent"][name], old["agent"][name], rtol=0, atol=1e-9)
+    assert scalars(path.parent)["charts/learning_rate"][-1][1] == pytest.approx(1e-12)
+    assert new["args"]["hidden_size"] == args.hidden_size
+
+
+@pytest.mark.parametrize(("num_envs", "steps"), [(4, 320), (32, 704)])
+def test_resume_with_other_environments(script, trained, num_envs, steps, monkeypatch):
+    _, path = trained
+    run_main(script, monkeypatch, "--resume", path, "--num-envs", num_envs, "--total-timesteps", steps)
+    assert torch.load(path, weights_only=True)["global_step"] == steps
+
+
+def test_a_run_without_normalization_can_go_on_with_it(script, trained, monkeypatch):
+    """The statistics are kept, whatever the flags: the flags of the command count."""
+    _, path = trained
+    for flags in ("--no-norm-obs --no-norm-reward --total-timesteps 224", "--norm-obs --total-timesteps 256"):
+        run_main(script, monkeypatch, "--resume", path, *flags.split())
+    assert torch.load(path, weights_only=True)["agent"]["obs_statistics.sums"][0, 0] == 256
+
+
+def test_finished_runs_are_refused(script, trained, monkeypatch):
+    before = sorted(trained[1].parent.iterdir())
+    assert "--total-timesteps must be higher" in refused(script, monkeypatch, "--resume", trained[1])
+    assert sorted(trained[1].parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_checkpoints_survive_a_change_of_flags(script, trained, added, monkeypatch, capsys):
+    """A flag more in Args, or one less than when the checkpoint was written."""
+    _, path = trained
+    line = r"(?m)^    vf_coef: .*\n"
+    text, count = re.subn(line, lambda m: m[0] + "    my_coef: PositiveFloat = 7.5  # new\n" if added else "",
+                          Path(script.__file__).read_text())  # fmt: skip
+    assert count == 1
+    Path("fork.py").write_text(text.replace("args.vf_coef", "0.5"))
+    spec = importlib.util.spec_from_file_location("fork", "fork.py")
+    sys.modules["fork"] = fork = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fork)
+    for command in (["--evaluate", path], ["--resume", path, "--total-timesteps", 256]):
+        run_main(fork, monkeypatch, *command)
+        assert "over 2 episodes" in capsys.readouterr().out
+    args = torch.load(path, weights_only=True)["args"]
+    assert args.get("my_coef") == (7.5 if added else None) and ("vf_coef" in args) == added
+
+
+def test_evaluation_equals_that_of_training(script, in_tmp, monkeypatch, capsys):
+    env_id = env_for(script, "LunarLander-v3", "LunarLanderContinuous-v3")
+    run_main(script, monkeypatch, "--env-id", env_id, *SMALL.split())
+    at_the_end = capsys.readouterr().out.splitlines()[-2]
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    run_main(script, monkeypatch, "--evaluate", path)
+    assert capsys.readouterr().out.splitlines() == [at_the_end]
+    for _ in range(2):  # sampled actions can be repeated, too
+        run_main(script, monkeypatch, "--evaluate", path, "--no-greedy")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second != at_the_end and first.startswith("sampled return")
+    assert len(list(in_tmp.glob("runs/*"))) == 1
+
+
+@pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)
+def test_videos(script, in_tmp, monkeypatch):
+    """Of the first episodes of an evaluation: at the end of training, or later; none replaces another."""
+    run_main(script, monkeypatch, "--env-id", "CartPole-v1", *SMALL.split(), "--capture-video")
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    run_main(script, monkeypatch, "--evaluate", path, "--capture-video", "--eval-episodes", 1)
+    run_main(script, monkeypatch, "--evaluate", path)
+    videos = sorted(video.parent.name[:9] for video in path.parent.glob("videos-*/*.mp4"))
+    assert len(videos) == 3 and videos.count("videos-96") == 2
+
+
+@pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)
+def test_a_window_opens(script, in_tmp, monkeypatch, capsys):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    run_main(script, monkeypatch, "--env-id", "CartPole-v1", *SMALL.split())
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    run_main(script, monkeypatch, "--evaluate", path, "--render", "--eval-episodes", 1)
+    assert "over 1 episodes" in capsys.readouterr().out
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, ("was-run", "w"))
+
+
+NO_CHECKPOINT = "is no checkpoint of this version of the script"
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+def test_what_is_no_checkpoint_is_refused(script, trained, flag, in_tmp, monkeypatch):
+    args, path = trained
+    good, bad = path.read_bytes(), in_tmp / "bad.pt"
+    for content in (b"", good[: len(good) // 2], b"#!/bin/sh\necho foreign\n", pickle.dumps(Malicious())):
+        bad.write_bytes(content)
+        assert NO_CHECKPOINT in refused(script, monkeypatch, flag, bad)
+    of_before = {"args": {}, "beta": 1.0, "return_rms": {}, "agent": {"obs_rms.mean": torch.zeros(4)}}
+    for thing in (Malicious(), [Malicious()], {"args": Malicious()}, [1, 2], {"args": 3}, torch.zeros(3), of_before):
+        torch.save(thing, bad)
+        assert NO_CHECKPOINT in refused(script, monkeypatch, flag, bad)
+    for missing in (in_tmp, "", in_tmp / "missing.pt"):
+        assert NO_CHECKPOINT in refused(script, monkeypatch, flag, missing)
+    assert not (in_tmp / "was-run").exists()
+    assert path.read_bytes() == good and len(list((in_tmp / "runs").iterdir())) == 1
+
+
+def set_to(value, *keys):
+    """Changes one entry of a checkpoint; None deletes it."""
+
+    def change(checkpoint):
+        for key in keys[:-1]:
+            checkpoint = checkpoint[key]
+        if value is None:
+            del checkpoint[keys[-1]]
+        else:
+            checkpoint[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_to(None, "global_step"),
+        set_to("many", "global_step"),
+        set_to("many", "args", "num_envs"),
+        set_to(None, "agent"),
+        set_to([1], "agent"),
+        set_to("x", "agent", "actor.0.bias"),
+        set_to(torch.full((64,), torch.nan), "agent", "actor.0.bias"),
+        set_to(torch.zeros(3), "agent", "actor.0.bias"),
+        set_to(None, "optimizer"),
+        set_to(torch.zeros(3), "optimizer", "state", 0, "exp_avg"),
+        set_to(torch.zeros(()), "optimizer", "state", 0, "exp_avg_sq"),
+        set_to(None, "optimizer", "state", 0, "exp_avg"),
+    ],
+)
+def test_what_is_wrong_in_a_checkpoint_is_refused(script, trained, change, monkeypatch):
+    bad = changed(trained[1], change)
+    refused(script, monkeypatch, "--resume", bad, "--total-timesteps", 999)
+
+
+def test_a_checkpoint_of_something_else_is_refused(script, trained, monkeypatch):
+    other_env = env_for(script, "Acrobot-v1", "MountainCarContinuous-v0")
+    flags = ("--resume", trained[1], "--total-timesteps", 999)
+    assert "size mismatch" in refused(script, monkeypatch, *flags, "--env-id", other_env)
+    assert "size mismatch for actor.0.weight" in refused(script, monkeypatch, *flags, "--hidden-size", 7)
+    other = importlib.import_module({"ppo_discrete": "ppo_continuous"}.get(script.__name__, "ppo_discrete"))
+    assert f"use {script.__name__}.py" in refused(other, monkeypatch, "--evaluate", trained[1])
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("limit", [0, 20_000])
+def test_a_disk_that_cannot_be_written_any_further(limit, script, trained, in_tmp):
+    """A limit on the size of files acts like a full disk: at once, or after some checkpoints and curves."""
+    _, path = trained
+    good = path.read_bytes()
+    result = run_script(
+        script.__name__,
+        f"--resume {path} --total-timesteps 100000 --checkpoint-interval 1",
+        in_tmp,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert result.returncode == 1 and "File too large" in result.stderr
+    torch.load(path, weights_only=True)
+    assert limit > 0 or path.read_bytes() == good
+
+
+def interrupt(script, monkeypatch, at):
+    """Makes the environment's Ctrl-C come at that step."""
+    from probes import Probe
+
+    step, calls = Probe.step, []
+
+    def interrupted(env, action):
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return step(env, action)
+
+    monkeypatch.setattr(Probe, "step", interrupted)
+
+
+def test_an_interrupted_run_says_where_it_is(script, in_tmp, monkeypatch):
+    interrupt(script, monkeypatch, at=2 * 16 * 2 + 5)
+    continuous = "true" if script.__name__ == "ppo_continuous" else "false"
+    flags = ["--env-id", "probes:Probe-v0", "--env-kwargs", f'{{"continuous": {continuous}}}', *SMALL.split()]
+    message = "interrupted; what was saved is in '(.*)', for --resume or --evaluate"
+    with pytest.raises(SystemExit, match=message) as exit_:
+        run_main(script, monkeypatch, *flags, "--checkpoint-interval", 1)
+    run_dir = Path(re.fullmatch(message, exit_.value.code)[1])
+    assert torch.load(run_dir / "checkpoint.pt", weights_only=True)["global_step"] == 64
+    run_main(script, monkeypatch, "--resume", run_dir / "checkpoint.pt")
+
+
+def test_two_runs_share_no_directory(script, in_tmp, monkeypatch):
+    """Not even at the same instant; one that cannot be made is refused."""
+    monkeypatch.setattr(script.time, "time_ns", lambda: 5)
+    flags = f"--env-id {env_for(script)} {SMALL}".split()
+    run_main(script, monkeypatch, *flags)
+    good = next(in_tmp.glob("runs/*/checkpoint.pt")).read_bytes()
+    assert "cannot write the run directory" in refused(script, monkeypatch, *flags)
+    assert next(in_tmp.glob("runs/*/checkpoint.pt")).read_bytes() == good
+    shutil.rmtree("runs")
+    Path("runs").write_text("a file where the directory should be")
+    assert "cannot write the run directory" in refused(script, monkeypatch, *flags)
+
+
+def test_two_processes_that_save_in_one_place(script, trained, monkeypatch):
+    """While one has written half of its file, the other saves: both files are whole."""
+    args, path = trained
+    fsync, pids = os.fsync, iter((1, 2))
+    agent = script.Agent(script.make_envs(args, 1), args)
+    optimizer = torch.optim.Adam(agent.parameters())
+    monkeypatch.setattr(script.os, "getpid", lambda: next(pids))
+
+    def other_saves_first(number):
+        monkeypatch.setattr(script.os, "fsync", fsync)
+        script.save_checkpoint(path, args, 64, agent, optimizer)
+        assert torch.load(path, weights_only=True)["global_step"] == 64
+        fsync(number)
+
+    monkeypatch.setattr(script.os, "fsync", other_saves_first)
+    script.save_checkpoint(path, args, 32, agent, optimizer)
+    assert torch.load(path, weights_only=True)["global_step"] == 32
+    np.testing.assert_equal([p.name for p in path.parent.glob("checkpoint*")], ["checkpoint.pt"])
+
+
+def test_resume_with_observations_that_are_flattened(script, in_tmp, monkeypatch):
+    args = probe_args(script, "Dict", num_envs=2, num_steps=16, total_timesteps=96, update_epochs=1, eval_episodes=1)
+    train(script, args)
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    run_main(script, monkeypatch, "--resume", path, "--total-timesteps", 128)
+    assert torch.load(path, weights_only=True)["global_step"] == 128

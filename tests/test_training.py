@@ -1,0 +1,250 @@
+"""What is collected and learned from, the order of things in `train`, what is logged, and that it can be repeated."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, env_for, probe_args, refused, run_main, scalars, train
+
+
+def rollout_of(script, num_steps=64, probe="Numbered", num_envs=3, **kwargs):
+    """A rollout of a new agent, the agent, and the observations after it."""
+    args = probe_args(script, probe, num_envs=num_envs, **kwargs)
+    envs = script.make_envs(args, num_envs)
+    agent = script.Agent(envs, args)
+    obs, _ = envs.reset(seed=list(range(num_envs)))
+    return *script.collect_trajectories(envs, agent, obs, num_steps), agent, args
+
+
+def test_every_step_is_a_transition(script):
+    """`Numbered` numbers the transitions of each environment; its episodes end at random, in both ways."""
+    rollout, obs, _, _ = rollout_of(script)
+    numbers = torch.arange(64.0).repeat(3, 1).T
+    assert torch.equal(rollout["obs"][..., 0], numbers) and torch.equal(rollout["next_obs"][..., 0], numbers + 1)
+    assert (obs == 64).all() and rollout["rewards"].eq(1).all()
+    assert rollout["terminated"].any() and (rollout["done"] & ~rollout["terminated"]).any()
+    assert (rollout["terminated"] <= rollout["done"]).all() and not rollout["done"].all()
+
+
+def test_next_obs_is_that_of_before_the_reset(script):
+    """`Probe` observes the share of its three steps: 1 at the end, where the next observation is 0."""
+    rollout, _, _, _ = rollout_of(script, 9, "Probe", 2, env_kwargs='{"length": 3, "truncate": true, ')
+    np.testing.assert_allclose(rollout["obs"][:, 0, 0], [0, 1 / 3, 2 / 3] * 3)
+    np.testing.assert_allclose(rollout["next_obs"][:, 0, 0], [1 / 3, 2 / 3, 1] * 3)
+    assert rollout["done"][2::3].all() and not rollout["terminated"].any()
+
+
+@pytest.mark.parametrize("norm_adv", [True, False])
+def test_the_batch(script, norm_adv):
+    rollout, _, agent, args = rollout_of(script, norm_reward=True, norm_adv=norm_adv)
+    agent.update_statistics(rollout)
+    batch = script.make_batch(agent, rollout, args)
+    policy, values = agent(rollout["obs"])
+    _, next_values = agent(rollout["next_obs"])
+    rms = torch.hypot(agent.return_statistics.mean, agent.return_statistics.std)
+    ends = rollout["terminated"], rollout["done"]
+    advantages = script.compute_gae(
+        (rollout["rewards"] / rms).float(), values, next_values, *ends, 0.99, 0.95
+    ).flatten()
+    torch.testing.assert_close(batch["returns"], advantages + values.flatten())
+    if norm_adv:
+        advantages = (advantages - advantages.mean()) / advantages.std()
+    torch.testing.assert_close(batch["advantages"], advantages)
+    torch.testing.assert_close(batch["old_values"], values.flatten())
+    torch.testing.assert_close(batch["old_log_probs"], policy.log_prob(rollout["actions"]).flatten())
+    assert torch.equal(batch["obs"], rollout["obs"].flatten(0, 1)) and not batch["returns"].requires_grad
+
+
+@pytest.mark.parametrize("clip_vloss", [False, True])
+def test_the_first_minibatch_finds_the_policy_unchanged(script, clip_vloss):
+    rollout, _, agent, args = rollout_of(script, norm_obs=True, clip_vloss=clip_vloss)
+    agent.update_statistics(rollout)
+    _, metrics = script.ppo_loss(agent, script.make_batch(agent, rollout, args), args)
+    assert abs(metrics["losses/approx_kl"].item()) < 1e-6 and metrics["losses/clipfrac"] == 0
+
+
+class Recording(torch.optim.SGD):
+    """Gradient descent that remembers the gradients, and how often it was asked for a step."""
+
+    def __init__(self, agent, lr):
+        super().__init__(agent.parameters(), lr=lr)
+        self.agent, self.norms = agent, []
+
+    def step(self):
+        self.norms.append(torch.cat([p.grad.flatten() for p in self.agent.parameters()]).norm().item())
+        super().step()
+
+
+def test_each_transition_counts_once_per_epoch(script):
+    """At a learning rate of 0, the gradients of an epoch's minibatches add up to that of the batch, in each epoch."""
+    rollout, _, agent, args = rollout_of(script, update_epochs=1, num_minibatches=7, max_grad_norm=1e9)
+    batch = script.make_batch(agent, rollout, args)
+    seen = []
+
+    def remember(module, inputs):
+        seen.append(inputs[0])
+
+    agent.register_forward_pre_hook(remember)
+    optimizer = Recording(agent, 0.0)
+    for _ in range(2):
+        script.ppo_update(agent, optimizer, batch, args)
+    epochs = [torch.cat(seen[:7]).flatten(), torch.cat(seen[7:]).flatten()]
+    assert len(optimizer.norms) == 14 and max(map(len, seen)) - min(map(len, seen)) <= 1
+    for epoch in epochs:
+        assert torch.equal(epoch.sort().values, batch["obs"].flatten().sort().values)
+    assert not torch.equal(*epochs)  # shuffled anew
+
+
+def test_gradients_are_clipped_and_begin_anew(script):
+    rollout, _, agent, args = rollout_of(script, num_minibatches=1, update_epochs=3, max_grad_norm=1e-3)
+    optimizer = Recording(agent, 0.0)
+    script.ppo_update(agent, optimizer, script.make_batch(agent, rollout, args), args)
+    assert optimizer.norms == pytest.approx([1e-3] * 3, rel=1e-2)
+
+
+def test_early_stop_takes_no_step_beyond_the_target(script):
+    rollout, _, agent, args = rollout_of(script, num_minibatches=1, update_epochs=50, target_kl=1e-3)
+    optimizer, batch = Recording(agent, 1.0), script.make_batch(agent, rollout, args)
+    metrics = script.ppo_update(agent, optimizer, batch, args)
+    assert 1 <= len(optimizer.norms) < 50 and metrics["losses/approx_kl"] > 1e-3
+    _, after = script.ppo_loss(agent, batch, args)  # the agent is the one that was found beyond it
+    assert after["losses/approx_kl"].item() == pytest.approx(metrics["losses/approx_kl"].item(), rel=1e-4)
+
+
+def walk_run(script, **kwargs):
+    """A run whose episodes end at random, with its arguments, agent and curves."""
+    kwargs = {"num_envs": 4, "num_steps": 32, "total_timesteps": 128 * 8, "eval_episodes": 3} | kwargs
+    args = probe_args(script, "Walk", **kwargs)
+    agent = train(script, args)
+    return args, agent, scalars(sorted(Path("runs").glob("*"))[-1])
+
+
+def test_the_schedule_and_the_number_of_steps(script, in_tmp):
+    args, _, curves = walk_run(script, learning_rate=0.01, total_timesteps=128 * 4 + 100, checkpoint_interval=3)
+    assert [step for step, _ in curves["losses/value_loss"]] == [128, 256, 384, 512]
+    assert [value for _, value in curves["charts/learning_rate"]] == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
+    checkpoint = torch.load(next(in_tmp.glob("runs/*/checkpoint.pt")), weights_only=True)
+    assert checkpoint["optimizer"]["param_groups"][0]["eps"] == 1e-5
+    assert checkpoint["optimizer"]["state"][0]["step"] == 4 * args.update_epochs * args.num_minibatches
+    _, _, curves = walk_run(script, learning_rate=0.01, anneal_lr=False, total_timesteps=256)
+    assert [value for _, value in curves["charts/learning_rate"]] == pytest.approx([0.01] * 2)
+
+
+def test_what_is_logged(script, in_tmp):
+    """All tags, at every iteration; returns and lengths are those of the episodes, which the steps add up to."""
+    args = probe_args(
+        script, "Probe", num_envs=2, num_steps=30, total_timesteps=240, eval_episodes=2, env_kwargs='{"length": 3, '
+    )
+    train(script, args)
+    curves = scalars(next(in_tmp.glob("runs/*")))
+    losses = "policy_loss value_loss entropy old_approx_kl approx_kl clipfrac explained_variance".split()
+    charts = "episodic_return episodic_length learning_rate SPS".split()
+    for tag in [f"losses/{name}" for name in losses] + [f"charts/{name}" for name in charts]:
+        assert [step for step, _ in curves[tag]] == [60, 120, 180, 240] and np.isfinite(
+            [v for _, v in curves[tag]]
+        ).all()
+    assert [value for _, value in curves["charts/episodic_return"]] == [3] * 4
+    assert [value for _, value in curves["charts/episodic_length"]] == [3] * 4
+    assert curves["eval/episodic_return"] == [(240, 3.0)]
+
+
+def test_only_the_latest_hundred_episodes_count(script, in_tmp):
+    """Rewards in `Growing` are the number of the episode, each of one step."""
+    args = probe_args(script, "Growing", num_envs=1, num_steps=150, total_timesteps=300, num_minibatches=1)
+    train(script, args)
+    returns = [value for _, value in scalars(next(in_tmp.glob("runs/*")))["charts/episodic_return"]]
+    assert returns == [pytest.approx(np.mean(range(51, 151))), pytest.approx(np.mean(range(201, 301)))]
+
+
+def test_the_same_seed_gives_the_same_weights(script, in_tmp, capsys):
+    weights = []
+    for seed in (3, 3, 4):
+        args = script.Args(env_id=env_for(script), seed=seed, num_envs=2, num_steps=64, total_timesteps=256)
+        args.eval_episodes, args.num_minibatches = 1, 2
+        weights.append(torch.cat([p.detach().flatten() for p in train(script, args).parameters()]))
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_training_seeds_share_nothing(script, in_tmp):
+    """Of neighbouring seeds, and of a resumed run: `Seeded` observes what its generator was seeded with."""
+    seen = []
+    for seed in (1, 2):
+        args = probe_args(script, "Seeded", seed=seed, num_envs=16, num_steps=1, total_timesteps=16, num_minibatches=1)
+        args.eval_episodes = 1
+        train(script, args)
+        seen.append({float(x) for x in torch.load("seeds.pt")[-17:-1]})
+    args.resume, args.total_timesteps = next(in_tmp.glob("runs/run-1/checkpoint.pt")), 32
+    train(script, args, torch.load(args.resume, weights_only=True))
+    seen.append({float(x) for x in torch.load("seeds.pt")[-17:-1]})
+    assert all(len(one) == 16 for one in seen) and not (seen[0] & seen[1] or seen[1] & seen[2] or seen[0] & seen[2])
+
+
+def evaluation(script, args, capsys, agent=None):
+    agent = agent or script.Agent(script.make_envs(args, 1), args)
+    returns = script.evaluate(agent, args, Path("videos"))
+    return returns, capsys.readouterr().out
+
+
+def test_evaluation_runs_each_episode_to_its_own_end(script, in_tmp, capsys):
+    """All agents are evaluated on the same episodes; the line says what was found."""
+    args = probe_args(script, "Numbered", eval_episodes=10)
+    returns, output = evaluation(script, args, capsys)
+    args.seed = 2
+    again, _ = evaluation(script, args, capsys)
+    assert returns.tolist() == again.tolist() and len(set(returns)) > 2
+    assert re.fullmatch(rf"greedy return {returns.mean():.2f} \+- {returns.std():.2f} over 10 episodes\n", output)
+
+
+def test_greedy_or_sampled(script, in_tmp, capsys):
+    """An agent that only slightly prefers the rewarded action."""
+    args = probe_args(script, "ActionReward", eval_episodes=40)
+    agent = script.Agent(script.make_envs(args, 1), args)
+    with torch.no_grad():
+        agent.actor[-1].weight.zero_()
+        agent.actor[-1].bias[-1] = 0.01
+    returns, output = evaluation(script, args, capsys, agent)
+    assert returns.tolist() == [1.0] * 40 and output.startswith("greedy return 1.00")
+    args.greedy = False
+    returns, output = evaluation(script, args, capsys, agent)
+    assert set(returns) == {1.0, -1.0} and output.startswith("sampled return")
+
+
+def test_episodes_without_end_are_cut_off_and_counted(script, in_tmp, capsys):
+    args = probe_args(script, "Probe", eval_episodes=1)
+    args.env_kwargs = args.env_kwargs.replace("{", '{"length": 15000, ')
+    returns, output = evaluation(script, args, capsys)
+    assert returns == [10_000] and "over 1 episodes, 1 of them cut off after 10000 steps" in output
+    args.env_kwargs = args.env_kwargs.replace("{", '{"max_episode_steps": 30, ')
+    returns, output = evaluation(script, args, capsys)
+    assert returns == [30] and "cut off" not in output
+
+
+def test_the_run_says_how_it_goes(script, in_tmp, monkeypatch, capsys):
+    run_main(script, monkeypatch, "--env-id", env_for(script), *SMALL.split(), "--total-timesteps", "640")
+    *lines, evaluation_line, last = capsys.readouterr().out.splitlines()
+    assert len(lines) == 20 and all(re.match(r"step \d+/640: \d+ steps/s(, return -?[\d.]+)?$", line) for line in lines)
+    assert evaluation_line.startswith("greedy return ") and " over 2 episodes" in evaluation_line
+    run_dir = next(in_tmp.glob("runs/*")).relative_to(in_tmp)
+    assert re.fullmatch(rf"\d+ steps per second, run saved in {run_dir}", last)
+    assert "nan" not in "".join(lines)
+
+
+@pytest.mark.parametrize("where", ["observation", "reward"])
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e25"])
+def test_numbers_that_are_not_finite_stop_the_run(script, where, value, in_tmp, monkeypatch):
+    """The line names what it was, and the checkpoint of before stays."""
+    args = probe_args(script, "NonFinite", num_envs=1, num_steps=32, total_timesteps=32 * 8, checkpoint_interval=1)
+    args.env_kwargs = args.env_kwargs.replace("{", f'{{"where": "{where}", "at": 100, "value": {value}, ')
+    with pytest.raises(SystemExit, match="error: (next_obs|rewards|obs) must be below 1e"):
+        train(script, args)
+    checkpoint = torch.load(next(in_tmp.glob("runs/*/checkpoint.pt")), weights_only=True)
+    assert checkpoint["global_step"] == 96
+    assert all(tensor.isfinite().all() for tensor in checkpoint["agent"].values())
+
+
+def test_a_diverged_run_stops(script, in_tmp, monkeypatch):
+    flags = f"--env-id {env_for(script)} {SMALL} --learning-rate 1e38 --target-kl None".split()
+    assert "must be below inf" in refused(script, monkeypatch, *flags)
+    assert not list(in_tmp.glob("runs/*/checkpoint.pt"))
