@@ -54,14 +54,14 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[FiniteFloat, Field(gt=0)] = 5e-4  # of Adam, at the start; without --anneal-lr, try 3e-4
+    learning_rate: Annotated[FiniteFloat, Field(gt=0)] = 5e-4  # of Adam, at the start: it falls
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of the initial standard deviation of actions; 1 is half the box
     gamma: Fraction = 0.995  # discount factor
     gae_lambda: Fraction = 0.95  # lambda of GAE: 0 is one-step TD, 1 Monte-Carlo returns
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
-    norm_reward: bool = True  # divide rewards by the root mean square of discounted past rewards
+    norm_reward: bool = True  # divide rewards by the size of discounted past rewards
     norm_adv: bool = True  # normalize the advantages of a batch to mean 0 and standard deviation 1
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
@@ -76,7 +76,7 @@ class Args:
     checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
     eval_episodes: PositiveInt = 100  # episodes of the evaluation
     greedy: bool = True  # evaluate the most likely actions; --no-greedy samples them
-    resume: Path | None = None  # checkpoint to go on from; a new --total-timesteps sets a new schedule
+    resume: Path | None = None  # checkpoint to go on from, up to --total-timesteps
     evaluate: Path | None = None  # checkpoint to evaluate instead of training
     capture_video: bool = False  # record the first ten episodes of the evaluation
     render: bool = False  # with --evaluate: show the episodes in a window
@@ -162,7 +162,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
     """
     steps = []
     for _ in range(num_steps):
-        actions = agent.act(obs)  # whose log-probabilities make_batch computes
+        actions = agent.act(obs)  # make_batch adds their log-probabilities
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         done = terminated | truncated
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
@@ -184,7 +184,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     advantages = torch.zeros_like(deltas)
     advantage = torch.zeros_like(deltas[0])
     for t in reversed(range(len(deltas))):
-        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage  # done: t + 1 is another episode's
+        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage
         advantages[t] = advantage
     return advantages
 
@@ -205,7 +205,7 @@ def make_batch(agent, rollout, args):
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
-        "old_log_probs": policy.log_prob(rollout["actions"]),  # not stored when acting: see train
+        "old_log_probs": policy.log_prob(rollout["actions"]),  # see train
         "old_values": values,
         "advantages": advantages,
         "returns": returns,
@@ -265,7 +265,7 @@ def train(args, run_dir, checkpoint=None):
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0
-    # Averages gradients in backward(). A static graph may have parameters that get none, should you add some.
+    # Averages gradients in backward(). A static graph may have parameters that get none.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     entropy = [args.seed, rank, global_step]  # other random numbers in each process, and after --resume
@@ -347,7 +347,7 @@ class Logger:
         metrics["charts/SPS"] = self.steps_per_second
         progress = f"step {global_step}/{args.total_timesteps}: {self.steps_per_second:.0f} steps/s"
         if self.latest_episodes:
-            mean_return, mean_length = np.mean(self.latest_episodes, axis=0)
+            mean_return, mean_length = np.mean(self.latest_episodes, 0)
             metrics["charts/episodic_return"] = mean_return
             metrics["charts/episodic_length"] = mean_length
             progress += f", return {mean_return:.1f}"
@@ -425,7 +425,7 @@ class SingleEnv(gym.Wrapper):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (obs_dim,))  # float32
 
     def reset(self, **kwargs):
-        return self.env.reset(**kwargs)[0], {}  # no vector environment can merge infos whose types vary
+        return self.env.reset(**kwargs)[0], {}  # vector environments can't merge varying types
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.env.step(action)
@@ -444,7 +444,7 @@ def make_envs(args, num_envs, wrappers=(SingleEnv,)):
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
             envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs, wrappers, **env_kwargs)
     except TypeError as error:
-        if "keyword argument" in str(error):  # a misspelt one, for example
+        if " argument '" in str(error):  # a misspelt one, for example
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
     # The agent's -1 and 1 become the bounds of the box; where it has one bound, the other is 2 away.

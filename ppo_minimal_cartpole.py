@@ -60,7 +60,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     advantages = torch.zeros_like(deltas)
     advantage = torch.zeros_like(deltas[0])
     for t in reversed(range(len(deltas))):
-        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage  # done: t + 1 is another episode's
+        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage
         advantages[t] = advantage
     return advantages
 

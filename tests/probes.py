@@ -4,6 +4,7 @@ Importing this module registers them, so `--env-id probes:Chain-v0` finds them w
 """
 
 import builtins
+import json
 import pathlib
 
 import gymnasium as gym
@@ -185,7 +186,12 @@ class Faulty(Probe):
     def may_raise(self, where, at=10):
         self.calls += where == self.where
         if self.calls == at and where == self.where:
-            raise getattr(builtins, self.error)("a mistake in the environment")
+            mistake = "a mistake in the environment"
+            raise (
+                json.JSONDecodeError(mistake, "", 0)
+                if self.error == "JSONDecodeError"
+                else getattr(builtins, self.error)(mistake)
+            )
 
     def reset(self, **kwargs):
         self.may_raise("reset")
@@ -221,8 +227,55 @@ class Seeded(Probe):
         return np.array([self.number], np.float32)
 
 
+class OddInfo(Probe):
+    """Its info holds, under one name, values whose type or shape changes from step to step."""
+
+    def __init__(self, values, continuous=False):
+        super().__init__(length=5, continuous=continuous)
+        self.values = {"none": [None, 1], "ragged": [np.zeros(1), np.zeros(3)], "kinds": ["text", {"a": 1}, 2.0]}[
+            values
+        ]
+
+    def info(self):
+        value = self.values[int(self.np_random.integers(len(self.values)))]
+        return {"odd": value, "episode": {"r": 5.0}}
+
+    def reset(self, *, seed=None, options=None):
+        gym.Env.reset(self, seed=seed)
+        return super().reset()[0], self.info()
+
+    def step(self, action):
+        return *super().step(action)[:4], self.info()
+
+
+class Sentence(gym.Space):
+    """A space that Gymnasium cannot flatten."""
+
+    def sample(self, mask=None, probability=None):
+        return "go"
+
+    def contains(self, x):
+        return isinstance(x, str)
+
+    def __repr__(self):
+        return "Sentence()"
+
+
+class BadReset(Probe):
+    """The first observation of its second episode is nan."""
+
+    episodes = 0
+
+    def observe(self):
+        return super().observe() * (np.nan if self.episodes == 2 and self.steps == 0 else 1)
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        return super().reset(seed=seed)
+
+
 for probe in (
-    Faulty, Growing, Seeded,
+    Faulty, Growing, Seeded, OddInfo, BadReset,
     Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, Walk, NonFinite,
 ):  # fmt: skip
     gym.register(f"{probe.__name__}-v0", probe)
@@ -233,10 +286,13 @@ for name, space in {
     "Tuple": Tuple((Discrete(2), Box(-1, 1, (2, 2), np.float32))),
     "Image": Box(0, 255, (8, 8, 3), np.uint8),
     "Sequence": gym.spaces.Sequence(Discrete(2)),
+    "Sentence": Sentence((), None),
+    "Mission": Dict({"position": Box(-1, 1, (2,), np.float32), "mission": Sentence((), None)}),
 }.items():
     gym.register(f"{name}-v0", Spaces, kwargs={"observation_space": space})
-gym.register("Bytes-v0", Spaces, kwargs={"observation_space": MultiDiscrete([[2, 3], [4, 5]], dtype=np.uint8)})
 gym.register(
     "Int8-v0", Spaces, kwargs={"observation_space": Discrete(2), "action_space": Discrete(3, start=-1, dtype=np.int8)}
 )
 gym.register("Start-v0", Spaces, kwargs={"observation_space": Discrete(2), "action_space": Discrete(3, start=-1)})
+for name, space in {"Binary": gym.spaces.MultiBinary(4), "Several": MultiDiscrete([2, 3])}.items():
+    gym.register(f"{name}-v0", Spaces, kwargs={"observation_space": Discrete(2), "action_space": space})

@@ -1,0 +1,192 @@
+"""The main scripts as a user starts them: what works, what is refused and how. Nearly all in this process."""
+
+import json
+import os
+import re
+import traceback
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SCRIPTS, SMALL, env_for, refused, run_main, run_script, scalars
+
+CONTINUOUS = {"ppo_discrete": "false", "ppo_continuous": "true"}
+
+
+def flags_for(script, flags):
+    """Flags as words, on a small run; CONTINUOUS and ENV stand for what suits the script."""
+    words = [*SMALL.split(), *flags.split()]
+    return [w.replace("CONTINUOUS", CONTINUOUS[script.__name__]).replace("ENV", env_for(script)) for w in words]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_copied_script_needs_nothing_else(script, tmp_path):
+    """As a user starts it, from a folder with a blank: it leaves one folder with curves and a checkpoint."""
+    folder = tmp_path / "my folder"
+    folder.mkdir()
+    (folder / "mine.py").write_text((ROOT / f"{script}.py").read_text())
+    result = run_script(folder / "mine", f"--env-id {env_for(script)} {SMALL} --seed 7", folder)
+    assert result.returncode == 0 and result.stderr == ""
+    (run_dir,) = (folder / "runs").iterdir()
+    assert re.fullmatch(rf"{env_for(script)}__mine__7__\d+", run_dir.name)
+    assert {path.name for path in folder.iterdir()} == {"mine.py", "runs"}
+    assert (run_dir / "checkpoint.pt").exists() and scalars(run_dir)["eval/episodic_return"]
+
+
+RUNS = {
+    "no normalization": "--env-id ENV --no-anneal-lr --no-norm-adv --no-norm-obs --no-norm-reward",
+    "variants": "--env-id ENV --clip-vloss --ent-coef 0.01 --target-kl 0.0001 --gae-lambda 1 --max-grad-norm inf",
+    "odd sizes": "--env-id ENV --num-envs 1 --num-minibatches 7 --update-epochs 1 --hidden-size 5",
+    "one step": "--env-id ENV --num-envs 8 --num-steps 1 --total-timesteps 16",
+    "async": "--env-id ENV --async-envs",
+    "ragged info": '--env-id probes:OddInfo-v0 --env-kwargs {"values":"ragged","continuous":CONTINUOUS}',
+    "no info": '--env-id probes:OddInfo-v0 --env-kwargs {"values":"none","continuous":CONTINUOUS}',
+    "kinds of info": '--env-id probes:OddInfo-v0 --env-kwargs {"values":"kinds","continuous":CONTINUOUS}',
+    "no info, async": '--env-id probes:OddInfo-v0 --async-envs --env-kwargs {"values":"none","continuous":CONTINUOUS}',
+    "matrix": '--env-id probes:Matrix-v0 --env-kwargs {"continuous":CONTINUOUS}',
+    "several discrete": '--env-id probes:MultiDiscrete-v0 --env-kwargs {"continuous":CONTINUOUS}',
+    "dictionary": '--env-id probes:Dict-v0 --env-kwargs {"continuous":CONTINUOUS}',
+    "tuple, async": '--env-id probes:Tuple-v0 --async-envs --env-kwargs {"continuous":CONTINUOUS}',
+}
+
+
+@pytest.mark.parametrize("flags", RUNS.values(), ids=RUNS)
+def test_runs(script, flags, in_tmp, monkeypatch, capsys):
+    run_main(script, monkeypatch, *flags_for(script, flags))
+    assert "over 2 episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("env_id", ["LunarLander-v3", "FrozenLake-v1", "Taxi-v4", "Blackjack-v1", "probes:Int8-v0"])
+@pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)
+def test_discrete_environments(script, env_id, in_tmp, monkeypatch, capsys):
+    run_main(script, monkeypatch, "--env-id", env_id, *SMALL.split(), "--eval-episodes", 1)
+    assert "over 1 episodes" in capsys.readouterr().out
+
+
+def test_nothing_is_saved_without_save_model(script, in_tmp, monkeypatch):
+    run_main(script, monkeypatch, "--env-id", env_for(script), *SMALL.split(), "--no-save-model")
+    assert not list(in_tmp.glob("runs/*/checkpoint*")) and list(in_tmp.glob("runs/*/events*"))
+
+
+REFUSED = {  # flags: what the message must hold
+    "--env-id NoSuchEnv-v0": "NoSuchEnv",
+    "--env-id nosuchmodule:Env-v0": "nosuchmodule",
+    "--env-id :X-v0": "",
+    "--env-id a:b:c": "",
+    '--env-id probes:Image-v0 --env-kwargs {"continuous":CONTINUOUS}': "recipes/images.patch",
+    '--env-id probes:Sequence-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Sequence",
+    '--env-id probes:Sentence-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Sentence",
+    '--env-id probes:Mission-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Dict",
+    '--env-id probes:Mission-v0 --async-envs --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of",
+    "--env-id probes:Binary-v0": "recipes/multi_discrete.patch",
+    "--env-id probes:Several-v0": "recipes/multi_discrete.patch",
+    '--env-kwargs {"enable_wind":': "--env-kwargs must be like",
+    "--env-kwargs [1,2]": "--env-kwargs must be like",
+    "--env-kwargs null": "--env-kwargs must be like",
+    "--env-kwargs 5": "--env-kwargs must be like",
+    '--env-kwargs "x"': "--env-kwargs must be like",
+    '--env-kwargs {"enable_wnid":true}': "enable_wnid",
+    '--env-kwargs {"num_envs":3}': "num_envs",
+    '--env-kwargs {"id":3}': "id",
+    '--env-kwargs {"wrappers":[]}': "wrappers",
+    '--env-id probes:Probe-v0 --capture-video --env-kwargs {"continuous":CONTINUOUS}': "render_mode",
+    "--num-envs 2 --num-steps 8 --num-minibatches 9": "--num-minibatches must be lower",
+    "--total-timesteps 31": "--total-timesteps must be higher",
+    "--num-envs 0": "",
+    "--num-steps -1": "",
+    "--num-minibatches 0": "",
+    "--update-epochs 0": "",
+    "--hidden-size 0": "",
+    "--eval-episodes 0": "",
+    "--checkpoint-interval 0": "",
+    "--gamma 1.01": "",
+    "--gamma nan": "",
+    "--gae-lambda -0.1": "",
+    "--learning-rate -1e-3": "",
+    "--learning-rate 0": "",
+    "--learning-rate inf": "",
+    "--max-grad-norm 0": "",
+    "--clip-coef 0": "",
+    "--vf-coef nan": "",
+    "--target-kl -1": "",
+    "--seed -1": "",
+    "--seed 18446744073709551616": "",
+    "--render": "--render needs --evaluate",
+    "--resume x --evaluate y": "",
+    "--anneal-lr False": "",
+    "--adaptive-kl 0.01": "",
+    "--vectorization-mode sync": "",
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED.items())
+def test_bad_input_is_refused(script, flags, message, in_tmp, monkeypatch):
+    """Without a traceback, before any time is spent, and without leaving anything."""
+    assert message in refused(script, monkeypatch, *flags_for(script, flags))
+    assert not list(in_tmp.iterdir())
+
+
+def test_init_log_std_must_be_a_number(in_tmp, monkeypatch):
+    import ppo_continuous
+
+    refused(ppo_continuous, monkeypatch, "--init-log-std", "nan")
+
+
+def test_flags_that_exclude_each_other(script, in_tmp, monkeypatch):
+    run_main(script, monkeypatch, "--env-id", env_for(script), *SMALL.split())
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    assert "either --resume or --evaluate" in refused(script, monkeypatch, "--resume", path, "--evaluate", path)
+    assert "--render needs" in refused(script, monkeypatch, "--evaluate", path, "--render", "--capture-video")
+    assert "--no-cuda" in refused(script, monkeypatch, "--evaluate", path, "--cuda")
+
+
+def test_the_other_script_is_named(script, in_tmp, monkeypatch):
+    other, env_id = {"ppo_discrete": ("ppo_continuous", "Pendulum-v1")}.get(
+        script.__name__, ("ppo_discrete", "CartPole-v1")
+    )
+    assert f"use {other}.py" in refused(script, monkeypatch, "--env-id", env_id)
+
+
+@pytest.mark.parametrize("name", ["../../../x", "a b/c:d", "ok"])
+def test_a_run_stays_under_runs(script, name, in_tmp, monkeypatch):
+    """In one folder with a name that any operating system takes."""
+    run_main(script, monkeypatch, *flags_for(script, '--env-id probes:Probe-v0 --env-kwargs {"continuous":CONTINUOUS}'),
+             "--exp-name", name)  # fmt: skip
+    assert [path.name for path in in_tmp.iterdir()] == ["runs"]
+    (run_dir,) = (in_tmp / "runs").iterdir()
+    assert re.fullmatch(r"[\w.-]+", run_dir.name) and (run_dir / "checkpoint.pt").exists()
+
+
+def test_modules_are_found_where_the_command_is_typed(script, in_tmp, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT)  # where the scripts are
+    continuous = script.__name__ == "ppo_continuous"
+    Path(f"my_{script.__name__}.py").write_text(
+        f"import gymnasium as gym, probes\n"
+        f"gym.register('Mine-v0', lambda **kwargs: probes.Probe(continuous={continuous}))\n"
+    )
+    run_main(script, monkeypatch, "--env-id", f"my_{script.__name__}:Mine-v0", *SMALL.split())
+    assert "over 2 episodes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
+def test_variables_that_a_shell_left_behind(script, variable, in_tmp, monkeypatch, capsys):
+    monkeypatch.setitem(os.environ, variable, "1")
+    run_main(script, monkeypatch, "--env-id", env_for(script), *SMALL.split())
+    assert "over 2 episodes" in capsys.readouterr().out and list(in_tmp.glob("runs/*/checkpoint.pt"))
+
+
+@pytest.mark.parametrize("error", ["FileNotFoundError", "JSONDecodeError", "TypeError"])
+@pytest.mark.parametrize("where", ["constructor", "reset", "step"])
+def test_errors_of_an_environment_are_its_own(script, where, error, in_tmp, monkeypatch):
+    env_kwargs = {"where": where, "error": error, "continuous": script.__name__ == "ppo_continuous"}
+    flags = ["--env-id", "probes:Faulty-v0", "--env-kwargs", json.dumps(env_kwargs), *SMALL.split()]
+    with pytest.raises(Exception, match="a mistake in the environment") as raised:
+        run_main(script, monkeypatch, *flags)
+    assert not isinstance(raised.value, SystemExit)
+    own = raised.value.__cause__ or raised.value  # Gymnasium adds the environment's name to what constructors raise
+    assert traceback.extract_tb(own.__traceback__)[-1].filename.endswith("probes.py")
+
+
+def test_nan_in_the_observation_after_an_end(script, in_tmp, monkeypatch):
+    flags = flags_for(script, '--env-id probes:BadReset-v0 --env-kwargs {"length":3,"continuous":CONTINUOUS}')
+    assert re.search("error: obs must be below", refused(script, monkeypatch, *flags))

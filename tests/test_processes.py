@@ -1,0 +1,118 @@
+"""Several processes that train one agent, as torchrun starts them; and a GPU, where there is one."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SMALL, env_for, run_script
+
+
+def torchrun(arguments, cwd, num_processes=2):
+    """A started torchrun, with both outputs in one pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
+        + [str(argument) for argument in arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+SPY = """
+import {script} as script, torch, torch.distributed as dist
+from pathlib import Path
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+batches, ppo_update = [], script.ppo_update
+
+def keep(agent, optimizer, batch, args):
+    batches.append(batch)
+    return ppo_update(agent, optimizer, batch, args)
+
+script.ppo_update = keep
+
+class Agent(script.Agent):  # as a fork may have one: with a parameter that gets no gradient
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.unused = torch.nn.Parameter(torch.zeros(3))
+
+script.Agent = Agent
+args = script.Args(env_id="{env_id}", num_envs=4, num_steps=64, total_timesteps=4 * 64 * 4, num_minibatches=2,
+    update_epochs=8, learning_rate=3e-3, target_kl=0.002, eval_episodes=2)
+agent = script.train(args, Path("run"))
+torch.save({{"agent": agent.state_dict(), "batches": batches}}, f"rank{{rank}}.pt")
+script.os._exit(0)
+"""
+
+
+@pytest.mark.process
+def test_two_processes_train_one_agent(script, tmp_path):
+    """Bit by bit the same weights and statistics, from other transitions of all their environments."""
+    (tmp_path / "spy.py").write_text(SPY.format(script=script.__name__, env_id=env_for(script)))
+    job = torchrun(["spy.py"], tmp_path)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, output
+    assert output.count("greedy return") == 1
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, tensor in first["agent"].items():
+        assert torch.equal(tensor, second["agent"][name]), name
+    assert first["agent"]["obs_statistics.sums"][0].eq(4 * 4 * 64).all()
+    for mine, other in zip(first["batches"], second["batches"], strict=True):
+        assert len(mine["obs"]) == len(other["obs"]) == 2 * 64 and not torch.equal(mine["obs"], other["obs"])
+    obs = torch.cat([batch["obs"] for process in (first, second) for batch in process["batches"]]).double()
+    torch.testing.assert_close(first["agent"]["obs_statistics.mean"].double(), obs.mean(0))
+    torch.testing.assert_close(
+        first["agent"]["obs_statistics.std"].double(), obs.std(0, correction=0), rtol=1e-4, atol=0
+    )
+    steps = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["optimizer"]["state"][0]["step"]
+    assert 4 <= steps < 4 * 16  # some updates ended early, at the same step in both, or one would wait for the other
+
+
+@pytest.mark.process
+def test_a_killed_process_ends_the_job_and_it_can_go_on(tmp_path):
+    flags = "--num-steps 64 --total-timesteps 200000 --checkpoint-interval 1 --num-minibatches 2 --update-epochs 1"
+    job = torchrun([ROOT / "ppo_discrete.py", "--env-id", "CartPole-v1", *flags.split()], tmp_path)
+    for line in job.stdout:
+        if "step " in line:
+            break
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    job.communicate(timeout=60)
+    assert job.returncode == 1
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
+    steps = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert steps > 0
+    again = f"--resume {checkpoint} --total-timesteps {steps + 2048} --eval-episodes 2"
+    job = torchrun([ROOT / "ppo_discrete.py", *again.split()], tmp_path)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0 and output.count("greedy return") == 1, output
+
+
+@pytest.mark.process
+def test_environments_that_cannot_be_shared_equally(tmp_path):
+    job = torchrun([ROOT / "ppo_discrete.py", "--num-envs", 3], tmp_path)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 1 and "error: --num-envs must be a multiple of 2" in output
+    assert "Traceback" not in re.sub(r"(?s)E\d{4} .*", "", output) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda(script, tmp_path):
+    flags = f"--cuda --env-id {env_for(script)} {SMALL} --target-kl 0.1"
+    result = run_script(script.__name__, flags, tmp_path)
+    assert result.returncode == 0, result.stderr
+    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
+    again = run_script(script.__name__, f"--evaluate {checkpoint} --no-cuda --eval-episodes 2", tmp_path)
+    assert again.returncode == 0 and "greedy return" in again.stdout, again.stderr
+    longer = run_script(script.__name__, f"--resume {checkpoint} --total-timesteps 192", tmp_path)
+    assert longer.returncode == 0 and "greedy return" in longer.stdout, longer.stderr
