@@ -128,7 +128,7 @@ def test_verify_notices_a_change_of_the_numbers_and_no_other(benchmarks, monkeyp
     (tmp_path / "ppo_discrete.py").write_text(text.replace("log_ratio", "log_of_ratio"))
     assert not learning.difference(row)
     (tmp_path / "ppo_discrete.py").write_text(text.replace("0.5  # weight of the value", "0.25  # weight of the value"))
-    assert "number" in learning.difference(row)
+    assert "in the row" in learning.difference(row)
     (tmp_path / "ppo_discrete.py").write_text(text.replace("def train(", "def trains("))
     assert "training fails" in learning.difference(row)
 

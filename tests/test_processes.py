@@ -18,7 +18,7 @@ def torchrun(arguments, cwd, num_processes=2):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
         + [str(argument) for argument in arguments],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -72,8 +72,9 @@ def test_two_processes_train_one_agent(script, tmp_path):
     torch.testing.assert_close(
         first["agent"]["obs_statistics.std"].double(), obs.std(0, correction=0), rtol=1e-4, atol=0
     )
-    steps = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["optimizer"]["state"][0]["step"]
-    assert 4 <= steps < 4 * 16  # some updates ended early, at the same step in both, or one would wait for the other
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["optimizer"]["state"]
+    # Some updates ended early, at the same step in both processes, or one would wait for the other.
+    assert 4 <= max(moments["step"] for moments in state.values()) < 4 * 16
 
 
 @pytest.mark.process

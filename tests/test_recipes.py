@@ -4,13 +4,14 @@ import importlib.util
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, train
-from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from conftest import ROOT, scalars, train
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 PATCHES = sorted(path.stem for path in (ROOT / "recipes").glob("*.patch"))
 
@@ -61,6 +62,15 @@ class Heads(gym.Env):
         return np.float32([0]), float(np.mean(np.equal(action, best))), True, False, {}
 
 
+class Buttons(Heads):
+    """MultiBinary actions; only the first counts, and must be pressed where the observation is positive."""
+
+    action_space = MultiBinary(3)
+
+    def step(self, action):
+        return np.float32([0]), float(bool(action[0]) == (self.sign > 0)), True, False, {}
+
+
 class Forbidden(gym.Env):
     """Three of four actions are forbidden, others at each step; only the mask tells which."""
 
@@ -105,7 +115,7 @@ class Cue(gym.Env):
         return np.float32([0]), float(end and action == self.cue), end, False, {}
 
 
-for env in Picture, Clock, Heads, Forbidden, ForbiddenByMethod, Cue:
+for env in Picture, Clock, Heads, Buttons, Forbidden, ForbiddenByMethod, Cue:
     gym.register(f"{env.__name__}-v0", env, max_episode_steps=100)
 
 
@@ -154,29 +164,32 @@ def test_the_patched_script_is_formatted_and_short(name, in_tmp):
     [
         ("images", "Picture-v0", 1, {}),
         ("multi_discrete", "Heads-v0", 1, {}),
+        ("multi_discrete", "Buttons-v0", 1, {}),
         ("action_masks", "Forbidden-v0", 3, {}),
         ("action_masks", "ForbiddenByMethod-v0", 3, {}),
         ("lstm", "Cue-v0", 1, {"total_timesteps": 512 * 20, "num_envs": 16, "gamma": 0.95}),
         ("shared_network", "CartPole-v1", 200, {"total_timesteps": 256 * 60, "num_steps": 64}),
+        ("kl_penalty", "CartPole-v1", 200, {"total_timesteps": 256 * 60, "num_steps": 64, "adaptive_kl": 0.01}),
     ],
 )
 def test_the_patched_script_learns_what_it_is_for(recipe, in_tmp, name, env_id, best, flags):
+    """And evaluates alike from its checkpoint."""
     my_ppo = recipe(name)
     defaults = {"num_envs": 8, "num_steps": 32, "total_timesteps": 256 * 8, "num_minibatches": 4, "update_epochs": 4}
     args = my_ppo.Args(env_id=env_id, env_kwargs="{}", hidden_size=32, eval_episodes=20, **(defaults | flags))
     agent = train(my_ppo, args)
-    returns = my_ppo.evaluate(agent, args, 20)
+    returns = my_ppo.evaluate(agent, args, Path("videos"))
     assert returns.mean() >= best
-    (checkpoint,) = in_tmp.glob("runs/*/checkpoint.pt")
-    other = my_ppo.Agent(my_ppo.make_envs(args, 1, "sync"), args)
-    my_ppo.load_checkpoint(str(checkpoint), agent=other)
-    assert (my_ppo.evaluate(other, args, 20) == returns).all()
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    other = my_ppo.Agent(my_ppo.make_envs(args, 1), args)
+    my_ppo.restore(torch.load(path, weights_only=True), other, torch.optim.Adam(other.parameters()))
+    assert (my_ppo.evaluate(other, args, Path("videos")) == returns).all()
 
 
 @pytest.mark.parametrize(("frame_skip", "seen"), [(1, [0, 1, 2, 3]), (4, [0, 4, 8, 12])])
 def test_images_shows_the_last_four_frames(recipe, frame_skip, seen):
     my_ppo = recipe("images")
-    envs = my_ppo.make_envs(my_ppo.Args(env_id="Clock-v0", env_kwargs="{}", frame_skip=frame_skip), 1, "sync")
+    envs = my_ppo.make_envs(my_ppo.Args(env_id="Clock-v0", env_kwargs="{}", frame_skip=frame_skip), 1)
     envs.reset(seed=0)
     for _ in range(3):
         obs, rewards, *_ = envs.step(np.zeros(1, int))
@@ -184,73 +197,53 @@ def test_images_shows_the_last_four_frames(recipe, frame_skip, seen):
     assert (obs.max((0, 2, 3)) == seen).all() and rewards == frame_skip
 
 
-def test_the_networks_of_lstm_agree_step_by_step_and_over_a_sequence(recipe):
+@pytest.mark.parametrize(("target", "betas"), [(1e9, [0.5, 0.25, 0.125]), (1e-12, [2, 4, 8])])
+def test_the_weight_of_the_kl_penalty(recipe, in_tmp, target, betas):
+    """It halves below two thirds of the target, doubles above one and a half, and goes on after --resume."""
+    my_ppo = recipe("kl_penalty")
+    args = my_ppo.Args(
+        env_id="CartPole-v1", num_envs=2, num_steps=64, total_timesteps=256, adaptive_kl=target, num_minibatches=2,
+        update_epochs=2, eval_episodes=1,
+    )  # fmt: skip
+    train(my_ppo, args)
+    args.resume, args.total_timesteps = next(in_tmp.glob("runs/*/checkpoint.pt")), 384
+    agent = train(my_ppo, args, torch.load(args.resume, weights_only=True))
+    assert [value for _, value in scalars(args.resume.parent)["losses/beta"]] == betas
+    assert agent.beta == betas[-1]
+
+
+def test_the_kl_penalty_in_the_loss(recipe):
+    """Equation 8 of the PPO paper: the loss is larger by beta times the KL divergence."""
+    my_ppo = recipe("kl_penalty")
+    args = my_ppo.Args(env_id="CartPole-v1", adaptive_kl=0.01)
+    agent = my_ppo.Agent(my_ppo.make_envs(args, 1), args)
+    names = ("old_log_probs", "old_values", "advantages", "returns")
+    batch = {name: torch.randn(50) for name in names} | {"obs": torch.randn(50, 4), "actions": torch.arange(50) % 2}
+    losses = [my_ppo.ppo_loss(agent, batch, beta, args) for beta in (0.0, 3.0)]
+    kl = losses[0][1]["losses/approx_kl"]
+    torch.testing.assert_close(losses[1][0] - losses[0][0], 3 * kl, rtol=1e-4, atol=1e-4)
+
+
+def test_lstm_acts_and_learns_with_the_same_states(recipe, in_tmp):
     """What acts, one step after the other, and what learns, a whole sequence at once, are the same function."""
     my_ppo = recipe("lstm")
-    args = my_ppo.Args(env_id="Cue-v0", hidden_size=8)
-    agent = my_ppo.Agent(my_ppo.make_envs(args, 3, "sync"), args)
-    obs, starts, state = torch.randn(20, 3, 1), torch.rand(20, 3) < 0.2, torch.randn(3, 16)
-    outputs, last = agent.critic(obs, starts, state)
-    for t in range(20):
-        output, state = agent.critic(obs[t : t + 1], starts[t : t + 1], state)
-        torch.testing.assert_close(output[0], outputs[t])
-    torch.testing.assert_close(state, last)
-    t = 1 + starts[1:, 0].nonzero()[-1].item()  # nothing of what was before an episode's start remains
-    fresh, _ = agent.critic(obs[t:, :1], starts[t:, :1], torch.zeros(1, 16))
-    torch.testing.assert_close(fresh[:, 0], outputs[t:, 0])
-
-
-def test_lstm_learns_from_the_states_that_it_acted_with(recipe, monkeypatch):
-    """Over several rollouts, of which none ends with an episode, and with the resets among their steps."""
-    my_ppo = recipe("lstm")
-    act, ppo_update, states, compared = my_ppo.Agent.act, my_ppo.ppo_update, [], []
-
-    def act_and_keep(agent, obs, starts, *args, **kwargs):
-        assert (starts == (obs[:, 0] != 0)).all()  # the first observation is a cue, the others are 0
-        action, state = act(agent, obs, starts, *args, **kwargs)
-        states.append(state)
-        return action, state
-
-    def compare_and_update(agent, optimizer, batch, *args):
-        for steps in 2, 35:
-            with torch.no_grad():
-                _, state = agent.actor(
-                    batch["normalized_obs"][:steps], batch["starts"][:steps], batch["actor_state"][0]
-                )
-            torch.testing.assert_close(state, states[steps - 36])
-        assert (~batch["valid"]).any()
-        assert batch["critic_state"].any() == bool(compared)  # 0 at first, and carried from rollout to rollout
-        compared.append(batch)
-        return ppo_update(agent, optimizer, batch, *args)
-
-    monkeypatch.setattr(my_ppo.Agent, "act", act_and_keep)
-    monkeypatch.setattr(my_ppo, "ppo_update", compare_and_update)
     args = my_ppo.Args(
-        env_id="Cue-v0", num_envs=4, num_steps=35, total_timesteps=140 * 3, num_minibatches=2, norm_obs=False
+        env_id="Cue-v0", num_envs=4, num_steps=35, total_timesteps=140, num_minibatches=2, norm_obs=False, hidden_size=8
     )
-    train(my_ppo, args)
-    assert len(compared) == 3
+    agent = my_ppo.Agent(my_ppo.make_envs(args, 4), args)
+    obs, done, state = torch.randn(20, 3, 1), torch.rand(20, 3) < 0.2, torch.randn(3, 32)
+    with torch.no_grad():
+        policy, values, states = agent(obs, state, done)
+        for t in range(20):
+            _, step_values, step_states = agent(obs[t : t + 1], state)
+            torch.testing.assert_close(step_values[0], values[t])
+            state = step_states[0] * ~done[t].unsqueeze(-1)
+    assert states.shape == (20, 3, 32)
 
 
-def test_envpool_resets_at_the_step_after_an_end(recipe):
-    pytest.importorskip("envpool")
-    my_ppo = recipe("envpool")
-    envs = my_ppo.EnvPool("CartPole-v1", 4)
-    first, _ = envs.reset(seed=3)
-    again, _ = envs.reset(seed=3)
-    assert (first == again).all() and (envs.reset(seed=4)[0] != first).any()
-    ends = 0
-    for _ in range(200):
-        done = envs.done
-        _, rewards, *_ = envs.step(np.ones(4, np.int32))
-        assert (rewards == ~done).all()
-        ends += done.sum()
-    assert ends > 10
-
-
-def test_envpool_learns(recipe):
+def test_envpool_resets_only_where_it_is_asked_to(recipe):
     pytest.importorskip("envpool")
     my_ppo = recipe("envpool")
     args = my_ppo.Args(env_id="CartPole-v1", num_steps=64, total_timesteps=1024 * 20, eval_episodes=20)
     agent = train(my_ppo, args)
-    assert my_ppo.evaluate(agent, args, 20).mean() > 200
+    assert my_ppo.evaluate(agent, args, Path("videos")).mean() > 200
