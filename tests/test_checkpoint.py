@@ -7,6 +7,7 @@ import re
 import resource
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,7 @@ def test_resume_continues(script, trained, monkeypatch):
     """In the same directory, with everything restored, with a schedule for the new total, as if killed at step 128."""
     args, path = trained
     old = torch.load(changed(path, lambda checkpoint: checkpoint.update(global_step=128), path.name), weights_only=True)
+    time.sleep(1)  # the names of TensorBoard's files order them by the second
     run_main(script, monkeypatch, "--resume", path, "--total-timesteps", 256)
     new, curves = torch.load(path, weights_only=True), scalars(path.parent)
     assert new["global_step"] == 256 and new["args"] == old["args"] | {"total_timesteps": 256}
@@ -86,6 +88,7 @@ def test_resume_restores_the_agent_and_takes_new_flags(script, trained, monkeypa
     args, path = trained
     old = torch.load(path, weights_only=True)
     flags = ("--total-timesteps", 224, "--learning-rate", 1e-12, "--no-anneal-lr")
+    time.sleep(1)
     run_main(script, monkeypatch, "--resume", path, *flags)
     new = torch.load(path, weights_only=True)
     for name in ("actor.0.weight", "critic.0.weight"):
