@@ -45,7 +45,7 @@ def is_silent(node):
     if isinstance(node, ast.If | ast.For) and not getattr(node, "orelse", None):
         return all(map(is_silent, node.body))
     call = getattr(node, "value", None)
-    text_only = "progress scalars summary= sps= writer.flush start_step, mean,".split()
+    text_only = "progress metrics[ logger.writer self.writer self.steps_per_second self.start_".split()
     return ast.unparse(node).replace(" =", "=").startswith(tuple(text_only)) or (
         isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] in SILENT
     )
