@@ -5,19 +5,18 @@
     torchrun --standalone --nproc-per-node 2 ppo_continuous.py            # train in two processes
     tensorboard --logdir runs                                             # look at the curves
 
-In each iteration, num_envs environments take num_steps steps each. This rollout, [num_steps, num_envs, ...],
-is flattened to a batch, [num_steps * num_envs, ...], on which the agent is trained for update_epochs epochs.
+In each iteration, num_envs environments take num_steps steps each: a rollout, [num_steps, num_envs, ...].
+Flattened, it is a batch, [num_steps * num_envs, ...], on which the agent trains for update_epochs epochs.
 
-Equations: PPO paper, https://arxiv.org/abs/1707.06347; GAE (generalized advantage estimation) paper,
+PPO paper: https://arxiv.org/abs/1707.06347. GAE (generalized advantage estimation) paper:
 https://arxiv.org/abs/1506.02438. What is not PPO comes after `train`.
 """
 
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["gymnasium[box2d]==1.4.0", "moviepy==2.2.1", "pydantic==2.14.4",
-#     "tensorboard==2.21.0", "torch==2.13.0", "tyro==1.0.16"]
+# dependencies = ["gymnasium[box2d]==1.4.0", "moviepy==2.2.1", "numpy==2.4.6", "pydantic==2.14.4",
+#     "tensorboard==2.21.0", "torch==2.13.0", "tqdm==4.70.1", "tyro==1.0.16"]
 # ///
-
 import contextlib
 import math
 import os
@@ -33,20 +32,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import tyro
-from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic import Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.distributions import Independent, Normal
+from torch.utils.data import default_collate
 from torch.utils.tensorboard import SummaryWriter
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from tqdm import tqdm
 
 
 @dataclass
 class Args:
     """Train PPO. With --resume or --evaluate, flags that you do not give are the checkpoint's."""
 
-    env_id: Annotated[str, Field(pattern=r"^([\w.]+:)?[^:]+$")] = "LunarLanderContinuous-v3"  # or module:Env-v0
+    env_id: str = "LunarLanderContinuous-v3"  # a name that Gymnasium knows, or module:name
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
     num_envs: PositiveInt = 32  # environments side by side, in all processes together
     async_envs: bool = False  # a process for each environment, which pays off if they are slow
@@ -54,23 +53,23 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[FiniteFloat, Field(gt=0)] = 5e-4  # of Adam, at the start: it falls
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # of Adam, at first; tuned: benchmarks/README.md
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of the initial standard deviation of actions; 1 is half the box
-    gamma: Fraction = 0.995  # discount factor
-    gae_lambda: Fraction = 0.95  # lambda of GAE: 0 is one-step TD, 1 Monte-Carlo returns
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.995  # discount factor
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
-    norm_reward: bool = True  # divide rewards by the size of discounted past rewards
+    norm_reward: bool = True  # divide rewards by the root mean square of their discounted sums
     norm_adv: bool = True  # normalize the advantages of a batch to mean 0 and standard deviation 1
-    clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective
+    clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
     vf_coef: NonNegativeFloat = 0.5  # weight of the value loss
-    max_grad_norm: PositiveFloat = 5.0  # longer gradients are scaled down to this norm
-    target_kl: PositiveFloat | None = 0.05  # end an iteration's update where a minibatch's KL is larger
+    max_grad_norm: PositiveFloat = 5.0  # longer gradients are scaled down to this norm; inf: none
+    target_kl: PositiveFloat | None = 0.05  # end an iteration's update once the KL is larger
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1  # of the weights and of all that is drawn
+    seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 1  # of the weights and of all that is drawn
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
     save_model: bool = True  # keep a checkpoint in the run directory, to resume or evaluate
     checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
@@ -87,21 +86,21 @@ class RunningStatistics(nn.Module):
 
     def __init__(self, *shape):
         super().__init__()
-        self.register_buffer("sums", torch.zeros(3, *shape).double())  # of 1, x and x squared
+        self.register_buffer("sums", torch.zeros(3, *shape).double())  # of 1, of x, of x squared
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
 
     def update(self, samples):  # [batch, *shape]
         samples = samples.double()
         sums = torch.stack([torch.ones_like(samples), samples, samples.square()]).sum(1)
-        self.sums += sum_over_processes(sums)
-        mean, mean_square = self.sums[1:] / self.sums[0].clamp(min=1)  # 0 before the first samples
+        self.sums += mean_over_processes(sums)  # a mean: 1 / world_size cancels in sums / count
+        mean, mean_square = self.sums[1:] / self.sums[0].clamp(min=1e-9)  # 0 / 1e-9: no samples
         self.mean.copy_(mean)
-        self.std.copy_((mean_square - mean.square()).clamp(min=1e-16).sqrt())  # never 0: it is a divisor
+        self.std.copy_((mean_square - mean.square()).clamp(min=1e-16).sqrt())  # not 0
 
 
 def mlp(num_inputs, hidden_size, num_outputs, output_gain):
-    """Orthogonal weights, zero biases: "The 37 Implementation Details of PPO", Huang et al. 2022."""
+    """Weights as in "The 37 Implementation Details of PPO", Huang et al. 2022; ReLU, not tanh."""
     first = nn.Linear(num_inputs, hidden_size)
     second = nn.Linear(hidden_size, hidden_size)
     last = nn.Linear(hidden_size, num_outputs)
@@ -112,31 +111,32 @@ def mlp(num_inputs, hidden_size, num_outputs, output_gain):
 
 
 class Agent(nn.Module):
-    """Actor and critic, two networks. They take observations as they come, and normalize them inside."""
+    """Actor and critic, two networks. They take raw observations, and normalize them inside."""
 
     def __init__(self, envs, args):
         super().__init__()
-        obs_dim = envs.single_observation_space.shape[0]
+        obs_dim = envs.single_observation_space.shape[0]  # make_envs flattens observations
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.return_statistics = RunningStatistics()
-        # Becomes [num_envs] in update_statistics; not saved, because a resumed run starts new episodes.
-        self.past_return = 0.0
         action_dim = math.prod(envs.single_action_space.shape)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, output_gain=0.01)  # mean actions
-        self.log_std = nn.Parameter(torch.full((action_dim,), args.init_log_std))  # in every state the same
+        self.log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))  # in every state the same
         self.critic = mlp(obs_dim, args.hidden_size, 1, output_gain=1.0)
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
         self.to(self.device)
+        self.past_return = torch.zeros(envs.num_envs).to(self.device)  # R, see update_statistics
 
     def update_statistics(self, rollout):
-        """Updates those of observations, and of discounted past rewards: R[t] = r[t] + gamma * R[t - 1]."""
+        """Updates statistics of observations, and of R, discounted past rewards: R[t] = r[t] + gamma * R[t - 1]."""
         self.obs_statistics.update(rollout["obs"].flatten(0, 1))
-        past_returns = torch.zeros_like(rollout["rewards"])
-        for t in range(len(past_returns)):
-            past_returns[t] = rollout["rewards"][t] + self.args.gamma * self.past_return
-            self.past_return = past_returns[t] * ~rollout["done"][t]
-        self.return_statistics.update(past_returns[past_returns != 0])  # zeros: no reward has come yet
+        past_returns = []
+        for rewards, done in zip(rollout["rewards"], rollout["done"], strict=True):
+            past_returns.append(rewards + self.args.gamma * self.past_return)
+            self.past_return = past_returns[-1].masked_fill(done, 0)
+        past_returns = torch.cat(past_returns)
+        # Zeros are left out: many of them before a rare reward make the scale tiny, and the scaled reward huge.
+        self.return_statistics.update(past_returns[past_returns != 0])
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
         if self.args.norm_obs:
@@ -150,41 +150,40 @@ class Agent(nn.Module):
 
     @torch.inference_mode()
     def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs, action_dim]
-        obs = self.normalize(torch.as_tensor(obs, device=self.device))
-        policy = Normal(self.actor(obs), self.log_std.exp())
-        return (policy.mode if greedy else policy.sample()).numpy(force=True)
+        mean = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))
+        noise = 0 if greedy else torch.randn_like(mean)
+        return (mean + self.log_std.exp() * noise).numpy(force=True)
 
 
 def collect_trajectories(envs, agent, obs, num_steps):
     """Takes num_steps steps in each environment, starting from observations `obs`, [num_envs, obs_dim].
     Returns the rollout, a dictionary of tensors [num_steps, num_envs, ...], and the observations to go on from.
-    next_obs[t] is what step t led to; where an episode ended there, obs[t + 1] is the first of the next one.
-    """
+    next_obs[t] is what step t led to; where an episode ended there, obs[t + 1] is the first of the next one."""
     steps = []
     for _ in range(num_steps):
-        actions = agent.act(obs)  # make_batch adds their log-probabilities
+        actions = agent.act(obs)
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         done = terminated | truncated
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # make_envs turned autoreset off; environments that are not done keep their obs
+        if done.any():  # new episodes where done, the other rows stay; make_envs disables autoreset
             obs, _ = envs.reset(options={"reset_mask": done})
-    arrays = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
-    rollout = {name: torch.as_tensor(array, device=agent.device) for name, array in arrays.items()}
-    exit_unless_finite(rollout, limit=1e18)  # squares of larger numbers are infinite in float32
+    rollout = default_collate(steps)  # list of dictionaries of arrays -> dictionary of tensors
+    rollout = {name: tensor.to(agent.device) for name, tensor in rollout.items()}
+    exit_unless_finite(rollout, limit=1e18)  # larger numbers have an infinite square in float32
     return rollout, obs
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps, ...]; next_values are those of next_obs. Nothing follows a termination. After a
-    truncation (time limit) the episode could have gone on, so there the next value counts."""
+    Tensors are [num_steps, ...]; next_values are the values of next_obs."""
+    # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
     advantages = torch.zeros_like(deltas)
     advantage = torch.zeros_like(deltas[0])
     for t in reversed(range(len(deltas))):
-        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage
+        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage  # of the same episode
         advantages[t] = advantage
     return advantages
 
@@ -194,18 +193,21 @@ def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
-    rewards = rollout["rewards"].float()  # from float64
-    if args.norm_reward:  # divide by the root mean square of the discounted returns
+    rewards = rollout["rewards"].float()  # environments return float64
+    if args.norm_reward:  # divide by the root mean square of R; its deviation may be 0
         rewards = rewards / torch.hypot(agent.return_statistics.mean, agent.return_statistics.std)
-    terminated, done = rollout["terminated"], rollout["done"]
-    advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
+    advantages = compute_gae(
+        rewards, values, next_values, rollout["terminated"], rollout["done"], args.gamma, args.gae_lambda
+    )
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # per batch, not per minibatch; with several processes, each on its own
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    # The old policy should be the one that acted. It acted with the previous statistics; here the new ones are used, so
+    # that the first ratio is 1. They differ little: at first, the policy is almost uniform; later, they move slowly.
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
-        "old_log_probs": policy.log_prob(rollout["actions"]),  # see train
+        "old_log_probs": policy.log_prob(rollout["actions"]),
         "old_values": values,
         "advantages": advantages,
         "returns": returns,
@@ -218,37 +220,37 @@ def ppo_loss(agent, batch, args):
     policy, values = agent(batch["obs"])
     advantages = batch["advantages"]
     log_ratio = policy.log_prob(batch["actions"]) - batch["old_log_probs"]
-    ratio = log_ratio.exp()  # equation 6
+    ratio = log_ratio.exp()  # r in equation 6
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()  # equation 7
     squared_error = (values - batch["returns"]).square()
     if args.clip_vloss:
         clipped_values = batch["old_values"] + (values - batch["old_values"]).clamp(-args.clip_coef, args.clip_coef)
         squared_error = torch.max(squared_error, (clipped_values - batch["returns"]).square())
-    value_loss = 0.5 * squared_error.mean()  # the half is not in the paper
+    value_loss = 0.5 * squared_error.mean()  # the half is common, but not in the paper
     entropy = policy.entropy().mean()
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy  # equation 9, negated
-    with torch.no_grad():
-        metrics = {
-            "losses/policy_loss": policy_loss,
-            "losses/value_loss": value_loss,
-            "losses/entropy": entropy,
-            "losses/old_approx_kl": -log_ratio.mean(),  # unbiased, but noisy
-            "losses/approx_kl": (ratio - 1 - log_ratio).mean(),  # joschu.net/blog/kl-approx.html
-            "losses/clipfrac": (ratio != clipped_ratio).float().mean(),
-        }
-    return loss, metrics
+    metrics = {
+        "losses/policy_loss": policy_loss,
+        "losses/value_loss": value_loss,
+        "losses/entropy": entropy,
+        "losses/old_approx_kl": -log_ratio.mean(),  # CleanRL's name for this noisier estimate
+        "losses/approx_kl": (ratio - 1 - log_ratio).mean(),  # joschu.net/blog/kl-approx.html
+        "losses/clipfrac": (ratio != clipped_ratio).float().mean(),
+    }
+    return loss, {tag: value.detach() for tag, value in metrics.items()}
 
 
 def ppo_update(agent, optimizer, batch, args):
-    """Trains the agent on a batch; returns the metrics of the last minibatch."""
+    """Trains the agent on a batch; returns the metrics of the last minibatch that it looked at."""
     for _ in range(args.update_epochs):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
-            # Where their mean KL is above the target, all processes stop here, before the step.
-            if args.target_kl and sum_over_processes(metrics["losses/approx_kl"] - args.target_kl) > 0:
-                return metrics
+            if args.target_kl:
+                approx_kl = mean_over_processes(metrics["losses/approx_kl"])  # so that all stop, or none
+                if approx_kl > args.target_kl:
+                    return metrics
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
@@ -258,37 +260,37 @@ def ppo_update(agent, optimizer, batch, args):
 
 def train(args, run_dir, checkpoint=None):
     """Trains an agent, or goes on from a checkpoint; evaluates the agent and returns it."""
-    # Of several processes, started by torchrun, each trains the same agent on environments of its own.
+    # If torchrun starts several processes, each trains the same agent on its own environments.
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(args.seed)  # the same initial weights in all processes
     envs = make_envs(args, args.num_envs // world_size)
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
-    global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0
-    # Averages gradients in backward(). A static graph may have parameters that get none.
+    global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0  # loads its state
+    # Averages gradients in backward(); static_graph allows parameters without one, as in forks.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
-    entropy = [args.seed, rank, global_step]  # other random numbers in each process, and after --resume
-    torch_seed, *env_seeds = np.random.SeedSequence(entropy).generate_state(1 + envs.num_envs).tolist()
+    # Each process, and each resumed run, draws its own random numbers.
+    seed_sequence = np.random.SeedSequence([args.seed, rank, global_step])
+    torch_seed, *env_seeds = seed_sequence.generate_state(1 + envs.num_envs).tolist()
     torch.manual_seed(torch_seed)
     obs, _ = envs.reset(seed=env_seeds)
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
-    num_iterations = args.total_timesteps // steps_per_iteration
-    for iteration in range(global_step // steps_per_iteration + 1, num_iterations + 1):
-        fraction_left = 1 - (iteration - 1) / num_iterations if args.anneal_lr else 1
+    num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # from here on
+    last_step = global_step + num_iterations * steps_per_iteration
+    for iteration in tqdm(range(1, num_iterations + 1), disable=None if rank == 0 else True):  # None: on terminals
+        fraction_left = 1 - global_step / last_step if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
         global_step += steps_per_iteration
-        # Acting used the old statistics; from here on, the new ones count. The same weights are then a slightly other
-        # policy: make_batch takes that for the old one, so that the first ratio is 1.
         agent.update_statistics(rollout)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
-        exit_unless_finite(agent.state_dict())
+        exit_unless_finite(agent.state_dict())  # nan must not replace a good checkpoint
         if rank == 0:
             logger.log(args, global_step, rollout, batch, metrics, optimizer)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
-                logger.writer.flush()  # never behind the checkpoint
+                logger.writer.flush()  # the curves must reach as far as the checkpoint
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
     envs.close()
     if rank == 0:
@@ -300,15 +302,15 @@ def train(args, run_dir, checkpoint=None):
 
 
 # What follows is not PPO: processes, exits, logging, checkpoints, evaluation, environments, flags.
-def sum_over_processes(tensor):  # in place; nothing to do for one process
+def mean_over_processes(tensor):  # in place; nothing to do for one process
     if dist.is_initialized():
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor.div_(dist.get_world_size()))
     return tensor
 
 
 @contextlib.contextmanager
 def exit_with(message, *errors):
-    """Ends the process with one line, not a traceback, where the block raises one of these errors."""
+    """Where the block raises one of these errors, the process ends with one line, no traceback."""
     try:
         yield
     except errors as error:
@@ -317,7 +319,7 @@ def exit_with(message, *errors):
 
 def exit_unless_finite(tensors, limit=math.inf):
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.abs().max() < limit:  # or nan
+        if tensor.is_floating_point() and not tensor.abs().max() < limit:  # "not <": also for nan
             sys.exit(f"error: {name} must be below {limit}, but holds {tensor.abs().max()}")
 
 
@@ -331,55 +333,52 @@ class Logger:
         self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points after the checkpoint
         self.start_step = global_step
         self.start_time = time.perf_counter()
-        self.current_episodes = torch.zeros(num_envs, 2)  # return and length so far
+        self.current_episodes = np.zeros((num_envs, 2))  # return and length so far
         self.latest_episodes = deque(maxlen=100)  # return and length of each
 
     def log(self, args, global_step, rollout, batch, metrics, optimizer):
         """Adds a point to each curve, of the first process; prints a line every 5 %."""
-        for rewards, done in zip(rollout["rewards"].cpu(), rollout["done"].cpu(), strict=True):
-            self.current_episodes += torch.stack([rewards, torch.ones_like(rewards)], dim=1)
-            self.latest_episodes.extend(self.current_episodes[done].tolist())
-            self.current_episodes[done] = 0
+        rewards, done = rollout["rewards"].numpy(force=True), rollout["done"].numpy(force=True)
+        for t in range(args.num_steps):
+            self.current_episodes[:, 0] += rewards[t]
+            self.current_episodes[:, 1] += 1
+            self.latest_episodes.extend(self.current_episodes[done[t]])
+            self.current_episodes[done[t]] = 0
         self.steps_per_second = (global_step - self.start_step) / (time.perf_counter() - self.start_time)
-        residuals = batch["returns"] - batch["old_values"]
-        metrics["losses/explained_variance"] = 1 - residuals.var() / batch["returns"].var()
+        returns = batch["returns"]
+        metrics["losses/explained_variance"] = 1 - (returns - batch["old_values"]).var() / returns.var()
         metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
         metrics["charts/SPS"] = self.steps_per_second
         progress = f"step {global_step}/{args.total_timesteps}: {self.steps_per_second:.0f} steps/s"
         if self.latest_episodes:
-            mean_return, mean_length = np.mean(self.latest_episodes, 0)
-            metrics["charts/episodic_return"] = mean_return
-            metrics["charts/episodic_length"] = mean_length
-            progress += f", return {mean_return:.1f}"
+            metrics["charts/episodic_return"], metrics["charts/episodic_length"] = np.mean(self.latest_episodes, 0)
+            progress += f", return {metrics['charts/episodic_return']:.1f}"
         for tag, value in metrics.items():
             self.writer.add_scalar(tag, value, global_step)
-        if global_step % (args.total_timesteps / 20) < args.num_envs * args.num_steps:
-            print(progress)
+        if global_step % (args.total_timesteps / 20) < args.num_envs * args.num_steps:  # every 5 %
+            tqdm.write(progress)
 
 
 def save_checkpoint(path, args, global_step, agent, optimizer):
-    """Replaces the file in one step: a whole one remains, whenever process or machine die."""
-    not_saved = ("resume", "evaluate", "capture_video", "render")
+    """Replaces the file in one step, so that a whole one remains whenever the process dies."""
     checkpoint = {
-        "args": {flag: value for flag, value in vars(args).items() if flag not in not_saved},
+        "args": TypeAdapter(Args).dump_python(args, exclude={"resume", "evaluate", "capture_video", "render"}),
         "global_step": global_step,
         "agent": agent.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    new_path = path.with_suffix(f".{os.getpid()}")  # two runs may save here
-    with open(new_path, "wb", buffering=0) as file:
-        torch.save(checkpoint, file)
-        os.fsync(file.fileno())
+    new_path = path.with_suffix(f".{os.getpid()}")  # two processes may resume one run
+    torch.save(checkpoint, new_path)
     os.replace(new_path, path)
 
 
-def restore(checkpoint, agent, optimizer):
+def restore(checkpoint, agent, optimizer=None):
     with exit_with("the checkpoint does not fit the flags and the environment", Exception):
         agent.load_state_dict(checkpoint["agent"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        for weights, state in optimizer.state.items():  # PyTorch does not check these shapes, and may crash
-            if not weights.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape:
-                raise ValueError("Adam's averages have other shapes than the weights")
+        if optimizer:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            for weights, state in optimizer.state.items():  # load_state_dict does not check these
+                assert weights.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape, "shapes in Adam"
     exit_unless_finite(agent.state_dict())
     return checkpoint["global_step"]
 
@@ -388,9 +387,9 @@ def evaluate(agent, args, video_dir):
     """Returns of episodes, [eval_episodes]. Episode i starts from seed i, for every agent."""
     wrappers = [SingleEnv]
     if args.capture_video:
-        wrappers.append(lambda env: gym.wrappers.RecordVideo(env, str(video_dir), lambda episode: episode < 10))
+        wrappers.append(lambda env: gym.wrappers.RecordVideo(env, video_dir, lambda episode: episode < 10))
     envs = make_envs(args, 1, wrappers)
-    max_steps = envs.unwrapped.get_attr("spec")[0].max_episode_steps or 10_000  # if it has no limit
+    max_steps = envs.spec.max_episode_steps or 10_000  # 10,000 if there is no time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -398,15 +397,14 @@ def evaluate(agent, args, video_dir):
         for _ in range(max_steps):
             obs, rewards, terminated, truncated, _ = envs.step(agent.act(obs, args.greedy))
             returns[episode] += rewards[0]
-            if terminated[0] or truncated[0]:
+            done = terminated[0] or truncated[0]
+            if done:
                 break
-        num_cut_off += not (terminated[0] or truncated[0])
+        num_cut_off += not done
     envs.close()
+    kind = "greedy" if args.greedy else "sampled"
     cut_off = f", {num_cut_off} of them cut off after {max_steps} steps" if num_cut_off else ""
-    print(
-        f"{'greedy' if args.greedy else 'sampled'} return {returns.mean():.2f} +- {returns.std():.2f} "
-        f"over {len(returns)} episodes{cut_off}"
-    )
+    print(f"{kind} return {returns.mean():.2f} +- {returns.std():.2f} over {len(returns)} episodes{cut_off}")
     return returns
 
 
@@ -417,44 +415,43 @@ class SingleEnv(gym.Wrapper):
         space = env.observation_space
         with exit_with(f"cannot flatten observations of {space}", NotImplementedError, ValueError):
             obs_dim = gym.spaces.flatdim(space)
-        if space.dtype == np.uint8 and len(space.shape) > 1:
+        if space.dtype == np.uint8 and space.shape[1:]:
             sys.exit("error: for images as observations, use recipes/images.patch")
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (obs_dim,))  # float32
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts
 
     def reset(self, **kwargs):
-        return self.env.reset(**kwargs)[0], {}  # vector environments can't merge varying types
+        return self.env.reset(**kwargs)[0], {}  # gym.vector fails where infos change their type
 
     def step(self, action):
-        obs, reward, terminated, truncated, _ = self.env.step(action)
-        return obs, reward, terminated, truncated, {}
+        return *self.env.step(action)[:4], {}
 
 
 def make_envs(args, num_envs, wrappers=(SingleEnv,)):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         env_kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training, too
+    if args.render or args.capture_video:  # in training, too: what cannot be rendered fails at once
         env_kwargs["render_mode"] = "human" if args.render else "rgb_array"
-    mode = "async" if args.async_envs else "sync"
+    vectorization_mode = "async" if args.async_envs else "sync"
     vector_kwargs = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
     try:
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
-            envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs, wrappers, **env_kwargs)
+            envs = gym.make_vec(args.env_id, num_envs, vectorization_mode, vector_kwargs, wrappers, **env_kwargs)
     except TypeError as error:
-        if " argument '" in str(error):  # a misspelt one, for example
+        if " argument '" in str(error):  # "got an unexpected keyword argument 'grvity'"
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
-    # The agent's -1 and 1 become the bounds of the box; where it has one bound, the other is 2 away.
+    # The agent's -1 and 1 become the bounds of the box; a bound that is missing is put 2 or more from the other.
     box = envs.single_action_space
-    low = np.where(box.bounded_below, box.low, np.where(box.bounded_above, box.high - 2.0, -1.0)).astype(float)
-    half = np.where(box.bounded_below & box.bounded_above, box.high / 2 - low / 2, 1.0)
+    low = np.where(box.bounded_below, box.low, np.minimum(box.high - 2.0, -1.0)).astype(float)
+    high = np.where(box.bounded_above, box.high, np.maximum(low + 2.0, 1.0))
 
     def fit_to_box(actions):  # [num_envs, action_dim] -> [num_envs, *shape]
-        fitted = low + half * (1 + actions.reshape(-1, *box.shape))
-        fitted = fitted.clip(box.low, box.high)
+        fitted = low + (high - low) / 2 * (1 + actions.reshape(-1, *box.shape))
+        fitted = np.maximum(fitted, box.low)
         if box.dtype.kind in "iu":
             fitted = fitted.round()
         return np.where(fitted < box.high, fitted.astype(box.dtype), box.high)
@@ -466,12 +463,15 @@ def check_args(args, steps_taken):
     """Ends the process with one line where flags do not go together."""
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     batch_size = args.num_envs * args.num_steps
+    no_display = sys.platform == "linux" and not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
     problems = {
+        "--env-id must be a name or module:name": not re.fullmatch(r"(\w[\w.]*:)?[^:]+", args.env_id),
         "give either --resume or --evaluate": args.resume and args.evaluate,
-        "--render needs --evaluate, and no --capture-video": args.render and (args.capture_video or not args.evaluate),
+        "--render needs a display and --evaluate": args.render and (no_display or not args.evaluate),
+        "give either --render or --capture-video": args.render and args.capture_video,
         "--cuda finds no GPU; use --no-cuda": args.cuda and not torch.cuda.is_available(),
         f"--num-envs must be a multiple of {world_size}, the processes": args.num_envs % world_size,
-        "--num-minibatches must be lower": 2 * args.num_minibatches * world_size > batch_size,
+        "--num-minibatches must leave 2 samples in each": 2 * args.num_minibatches * world_size > batch_size,
         "--total-timesteps must be higher": args.total_timesteps < steps_taken + batch_size,
     }
     for problem, found in problems.items():
@@ -480,15 +480,16 @@ def check_args(args, steps_taken):
 
 
 def main():
+    sys.stdout.reconfigure(line_buffering=True)  # in a file, too
     sys.path.append("")  # the working directory, for --env-id module:Env-v0
-    args = tyro.cli(Args)
+    args = tyro.cli(Args)  # parsed again where a checkpoint has the defaults
     path = args.resume or args.evaluate
     checkpoint = None
     if path:
         with exit_with(f"{path} is no checkpoint of this version of the script", Exception):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             checkpoint["global_step"] = int(checkpoint["global_step"])
-            args = tyro.cli(Args, default=Args(**checkpoint["args"]))  # anew, with other defaults
+            args = tyro.cli(Args, default=Args(**checkpoint["args"]))
     if dist.is_torchelastic_launched():
         dist.init_process_group()
     check_args(args, checkpoint["global_step"] if args.resume else 0)
@@ -497,7 +498,7 @@ def main():
     if args.evaluate:
         torch.manual_seed(args.seed)
         agent = Agent(make_envs(args, 1), args)
-        restore(checkpoint, agent, torch.optim.Adam(agent.parameters()))
+        restore(checkpoint, agent)
         evaluate(agent, args, path.parent / f"videos-{time.time_ns()}")
         return
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
@@ -506,8 +507,7 @@ def main():
         train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
         sys.exit(f"interrupted; what was saved is in '{run_dir}', for --resume or --evaluate")
-    if dist.is_initialized():  # gloo makes some regular exits fail
-        sys.stdout.flush()
+    if dist.is_initialized():  # skip the shutdown, in which gloo aborts some processes
         os._exit(0)
 
 

@@ -78,7 +78,7 @@ DETAILS = (
     Detail("rewards not scaled", "--no-norm-reward"),
     Detail(
         "time limits taken for terminations",
-        changes=(('terminated, done = rollout["terminated"]', 'terminated, done = rollout["done"]'),),
+        changes=(('next_values, rollout["terminated"],', 'next_values, rollout["done"],'),),
     ),
     Detail("advantages not normalized", "--no-norm-adv"),
     Detail(
@@ -115,20 +115,21 @@ DETAILS = (
     Detail("64 environments, same batch size", "--num-envs 64 --num-steps 64", script="ppo_continuous"),
     Detail(
         "actions clipped instead of rescaled",
-        changes=(("low + half * (1 + actions.reshape(-1, *box.shape))", "actions.reshape(-1, *box.shape)"),),
+        changes=(("low + (high - low) / 2 * (1 + actions.reshape(-1, *box.shape))", "actions.reshape(-1, *box.shape)"),),  # noqa: E501
         script="ppo_continuous",
     ),
     Detail(
         "deviation depends on the state",
         changes=(
             ("action_dim, output_gain=0.01)", "2 * action_dim, output_gain=0.01)"),
-            ("log_std = nn.Parameter(torch.full((action_dim,), args.init_log_std))", "offset = args.init_log_std"),
-            *(
-                ("policy = Normal(self.actor(obs), self.log_std.exp())" + next_line,
-                 "mean, log_std = self.actor(obs).chunk(2, -1)\n"
-                 "        policy = Normal(mean, (log_std + self.offset).exp())" + next_line)
-                for next_line in ("\n        return Independent", "\n        return (policy.mode")
-            ),
+            ("log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))", "offset = args.init_log_std"),
+            ("policy = Normal(self.actor(obs), self.log_std.exp())",
+             "mean, log_std = self.actor(obs).chunk(2, -1)\n"
+             "        policy = Normal(mean, (log_std + self.offset).exp())"),
+            ("mean = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))",
+             "obs = self.normalize(torch.as_tensor(obs, device=self.device))\n"
+             "        mean, log_std = self.actor(obs).chunk(2, -1)"),
+            ("(mean + self.log_std.exp() * noise)", "(mean + (log_std + self.offset).exp() * noise)"),
         ),
         script="ppo_continuous",
     ),

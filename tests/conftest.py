@@ -80,6 +80,15 @@ def env_for(script, discrete="CartPole-v1", continuous="Pendulum-v1"):
     return discrete if name == "ppo_discrete" else continuous
 
 
+def flags_for(script, flags):
+    """Flags as words, on a small run; CONTINUOUS and ENV stand for what suits the script."""
+    continuous = "true" if script.__name__ == "ppo_continuous" else "false"
+    return [
+        word.replace("CONTINUOUS", continuous).replace("ENV", env_for(script))
+        for word in [*SMALL.split(), *flags.split()]
+    ]
+
+
 def probe_args(script, probe, seed=1, **kwargs):
     """Arguments that train on a probe environment for a few seconds, with rewards and observations as they are."""
     continuous = "true" if script.__name__ == "ppo_continuous" else "false"

@@ -57,7 +57,7 @@ def test_the_batch():
     torch.testing.assert_close(batch["old_log_probs"], policy.log_prob(rollout["actions"]))
     _, next_values = agent(rollout["next_obs"])
     ends = rollout["terminated"], rollout["done"]
-    advantages = minimal.compute_gae((1 - 0.99) * rollout["rewards"], values, next_values, *ends, 0.99, 0.95)
+    advantages = minimal.compute_gae(0.01 * rollout["rewards"].float(), values, next_values, *ends, 0.99, 0.95)
     torch.testing.assert_close(batch["returns"], advantages + values)
     torch.testing.assert_close(batch["advantages"], (advantages - advantages.mean()) / advantages.std())
 
@@ -98,7 +98,8 @@ def test_it_learns_copied_alone_into_an_empty_folder(tmp_path):
     (tmp_path / "mine.py").write_text((ROOT / "ppo_minimal_cartpole.py").read_text())
     result = run_script(tmp_path / "mine", "", tmp_path)
     assert result.returncode == 0 and result.stderr == ""
-    assert float(re.search(r"after training: ([\d.]+) steps per episode", result.stdout)[1]) >= 400
+    falls = [int(number) for number in re.findall(r"(\d+) failures in", result.stdout)]
+    assert len(falls) == 48 + 1 and falls[0] > 20 and falls[-1] <= 5
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 

@@ -245,6 +245,6 @@ def test_numbers_that_are_not_finite_stop_the_run(script, where, value, in_tmp, 
 
 
 def test_a_diverged_run_stops(script, in_tmp, monkeypatch):
-    flags = f"--env-id {env_for(script)} {SMALL} --learning-rate 1e38 --target-kl None".split()
+    flags = f"--env-id {env_for(script)} {SMALL} --vf-coef 1e38 --max-grad-norm inf".split()
     assert "must be below inf" in refused(script, monkeypatch, *flags)
     assert not list(in_tmp.glob("runs/*/checkpoint.pt"))

@@ -1,0 +1,228 @@
+"""What people report, and what attackers found: a row for each situation, and what the scripts must say to it.
+
+"Refused" means one sentence that says what to change, no traceback, a status that is not 0, and nothing left behind.
+Rows about a checkpoint's content are in test_checkpoint.py, about the box of actions in test_agent.py, about numbers
+that are not finite in test_training.py, about several processes in test_processes.py.
+"""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import flags_for, refused, run_main, scalars
+from gymnasium.spaces import Box, Discrete
+
+
+class Corridor(gym.Env):
+    """Three states that look alike, in the second of which actions are switched (Sutton and Barto, example 13.1)."""
+
+    observation_space, action_space = Box(0, 1, (1,), np.float32), Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = 0
+        return np.ones(1, np.float32), {}
+
+    def step(self, action):
+        right = (action == 1) != (self.state == 1)
+        self.state = max(0, self.state + (1 if right else -1))
+        return np.ones(1, np.float32), -1.0, self.state == 3, False, {}
+
+
+class Sparse(gym.Env):
+    """One step in a hundred is rewarded, with 1. Observes a constant and a switch."""
+
+    observation_space, action_space = Box(0, 1e6, (2,), np.float32), Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.float32([123456.789, 0]), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.float32([123456.789, self.steps % 2]), float(self.steps == 100), self.steps == 100, False, {}
+
+
+class OddReward(Sparse):
+    """Its rewards are of the kind that it is told to give."""
+
+    def __init__(self, kind):
+        self.kind = {"bool": bool, "int": int, "float32": np.float32, "0-d array": np.array}[kind]
+
+    def step(self, action):
+        obs, _, *others = super().step(action)
+        return obs, self.kind(1), *others
+
+
+gym.register("Corridor-v0", Corridor, max_episode_steps=200)
+gym.register("Sparse-v0", Sparse)
+gym.register("OddReward-v0", OddReward, max_episode_steps=5)
+
+
+REFUSED = {  # flags: what the message must hold; tyro prints its own, in a box
+    # Environments that cannot be made, or not be used.
+    "--env-id NoSuchEnv-v0": "NoSuchEnv",
+    "--env-id nosuchmodule:Env-v0": "nosuchmodule",
+    "--env-id :X-v0": "--env-id must be a name or module:name",
+    "--env-id .:X-v0": "--env-id must be a name or module:name",
+    "--env-id a:b:c": "--env-id must be a name or module:name",
+    '--env-id probes:Image-v0 --env-kwargs {"continuous":CONTINUOUS}': "recipes/images.patch",
+    '--env-id probes:Sequence-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Sequence",
+    '--env-id probes:Sentence-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Sentence",
+    '--env-id probes:Mission-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Dict",
+    '--env-id probes:Mission-v0 --async-envs --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of",
+    "--env-id probes:Binary-v0": "recipes/multi_discrete.patch",
+    "--env-id probes:Several-v0": "recipes/multi_discrete.patch",
+    # Keyword arguments of the environment that are no JSON object, or not its own.
+    '--env-kwargs {"enable_wind":': "--env-kwargs must be like",
+    "--env-kwargs [1,2]": "--env-kwargs must be like",
+    "--env-kwargs null": "--env-kwargs must be like",
+    "--env-kwargs 5": "--env-kwargs must be like",
+    '--env-kwargs "x"': "--env-kwargs must be like",
+    '--env-kwargs {"enable_wnid":true}': "enable_wnid",
+    '--env-kwargs {"num_envs":3}': "num_envs",
+    '--env-kwargs {"id":3}': "id",
+    '--env-kwargs {"wrappers":[]}': "wrappers",
+    '--env-id probes:Probe-v0 --capture-video --env-kwargs {"continuous":CONTINUOUS}': "render_mode",
+    # Numbers out of their range.
+    "--num-envs 2 --num-steps 8 --num-minibatches 9": "--num-minibatches must leave 2 samples in each",
+    "--num-envs 1 --num-steps 1 --num-minibatches 1": "--num-minibatches must leave 2 samples in each",
+    "--total-timesteps 31": "--total-timesteps must be higher",
+    **dict.fromkeys(("--num-envs 0", "--num-steps -1", "--num-minibatches 0", "--update-epochs 0"), ""),
+    **dict.fromkeys(("--hidden-size 0", "--eval-episodes 0", "--checkpoint-interval 0", "--num-envs 1e3"), ""),
+    **dict.fromkeys(("--gamma 1.01", "--gamma nan", "--gae-lambda -0.1", "--learning-rate -1e-3"), ""),
+    **dict.fromkeys(("--learning-rate 0", "--learning-rate inf", "--max-grad-norm 0", "--clip-coef 0"), ""),
+    **dict.fromkeys(("--vf-coef nan", "--target-kl -1", "--seed -1", "--seed 18446744073709551616"), ""),
+    # Flags that do not go together, or of other scripts.
+    "--render": "--render needs a display and --evaluate",
+    "--resume x --evaluate y": "",
+    **dict.fromkeys(("--anneal-lr False", "--adaptive-kl 0.01", "--vectorization-mode sync", "--track"), ""),
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED.items())
+def test_bad_input_is_refused(script, flags, message, in_tmp, monkeypatch):
+    assert message in refused(script, monkeypatch, *flags_for(script, flags))
+    assert not list(in_tmp.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+def test_the_empty_path_of_an_unset_variable_is_refused(script, flag, in_tmp, monkeypatch):
+    assert "is no checkpoint" in refused(script, monkeypatch, flag, "")
+    assert not list(in_tmp.iterdir())
+
+
+TRAINS = {  # what is unusual: flags
+    "no normalization": "--env-id ENV --no-anneal-lr --no-norm-adv --no-norm-obs --no-norm-reward",
+    "variants": "--env-id ENV --clip-vloss --ent-coef 0.01 --target-kl 0.0001 --gae-lambda 1 --max-grad-norm inf",
+    "odd sizes": "--env-id ENV --num-envs 1 --num-minibatches 7 --update-epochs 1 --hidden-size 5",
+    "one step": "--env-id ENV --num-envs 8 --num-steps 1 --total-timesteps 16",
+    "async": "--env-id ENV --async-envs",
+    "ragged info": '--env-id probes:OddInfo-v0 --env-kwargs {"values":"ragged","continuous":CONTINUOUS}',
+    "no info": '--env-id probes:OddInfo-v0 --env-kwargs {"values":"none","continuous":CONTINUOUS}',
+    "kinds of info": '--env-id probes:OddInfo-v0 --env-kwargs {"values":"kinds","continuous":CONTINUOUS}',
+    "no info, async": '--env-id probes:OddInfo-v0 --async-envs --env-kwargs {"values":"none","continuous":CONTINUOUS}',
+    "matrix of float64": '--env-id probes:Matrix-v0 --env-kwargs {"continuous":CONTINUOUS}',
+    "several discrete": '--env-id probes:MultiDiscrete-v0 --env-kwargs {"continuous":CONTINUOUS}',
+    "dictionary": '--env-id probes:Dict-v0 --env-kwargs {"continuous":CONTINUOUS}',
+    "tuple, async": '--env-id probes:Tuple-v0 --async-envs --env-kwargs {"continuous":CONTINUOUS}',
+}
+
+
+@pytest.mark.parametrize("flags", TRAINS.values(), ids=TRAINS)
+def test_trains(script, flags, in_tmp, monkeypatch, capsys):
+    run_main(script, monkeypatch, *flags_for(script, flags))
+    assert "over 2 episodes" in capsys.readouterr().out
+
+
+ODD_REWARDS = [f'OddReward-v0 --env-kwargs {{"kind":"{kind}"}}' for kind in ("bool", "int", "float32")]
+
+
+@pytest.mark.parametrize(
+    "env_id", ["FrozenLake-v1", "Taxi-v4", "Blackjack-v1", "probes:Int8-v0", "probes:Start-v0", *ODD_REWARDS]
+)
+def test_discrete_environments(env_id, in_tmp, monkeypatch, capsys):
+    import ppo_discrete
+
+    run_main(ppo_discrete, monkeypatch, *flags_for(ppo_discrete, f"--env-id {env_id}"), "--eval-episodes", 1)
+    assert "over 1 episodes" in capsys.readouterr().out
+
+
+def test_a_policy_that_has_to_be_random(in_tmp, monkeypatch, capsys):
+    """Greedy, it walks into the wall for 200 steps; --no-greedy evaluates what was learned."""
+    import ppo_discrete
+
+    flags = "--env-id Corridor-v0 --num-envs 8 --num-steps 64 --total-timesteps 20480 --eval-episodes 50"
+    run_main(ppo_discrete, monkeypatch, *flags.split(), "--no-greedy")
+    output = capsys.readouterr().out
+    assert "sampled return -1" in output and "over 50 episodes" in output
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    run_main(ppo_discrete, monkeypatch, "--evaluate", path, "--greedy", "--eval-episodes", 2)
+    assert "greedy return -200.00 +- 0.00" in capsys.readouterr().out
+
+
+def test_a_variable_that_torchrun_left_behind(script, in_tmp, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    run_main(script, monkeypatch, *flags_for(script, "--env-id ENV"))
+    assert "run saved in" in capsys.readouterr().out and list(in_tmp.glob("runs/*/checkpoint.pt"))
+
+
+def test_a_sparse_reward_and_a_constant_observation():
+    """The first reward after thousands of zeros counts about 1; what never changes is 0 for the networks."""
+    import ppo_discrete
+
+    args = ppo_discrete.Args(env_id="Sparse-v0")
+    envs = ppo_discrete.make_envs(args, 4)
+    agent = ppo_discrete.Agent(envs, args)
+    obs, _ = envs.reset(seed=0)
+    rollout, obs = ppo_discrete.collect_trajectories(envs, agent, obs, 99)
+    agent.update_statistics(rollout)
+    assert ppo_discrete.make_batch(agent, rollout, args)["returns"].abs().max() < 20  # 0 but for the critic's guesses
+    rollout, obs = ppo_discrete.collect_trajectories(envs, agent, obs, 2)
+    agent.update_statistics(rollout)
+    with torch.no_grad():
+        for parameter in agent.critic.parameters():
+            parameter.zero_()
+    assert ppo_discrete.make_batch(agent, rollout, args)["returns"].max() == pytest.approx(1)
+    normalized = agent.normalize(rollout["obs"])
+    assert normalized[..., 0].eq(0).all() and normalized[..., 1].abs().max() > 0.5
+
+
+@pytest.mark.parametrize("flag", ["norm-obs", "norm-reward"])
+def test_normalization_that_is_turned_off_on_resume(script, flag, in_tmp, monkeypatch):
+    run_main(script, monkeypatch, *flags_for(script, "--env-id ENV"))
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    run_main(script, monkeypatch, "--resume", path, f"--no-{flag}", "--total-timesteps", 192)
+    checkpoint = torch.load(path, weights_only=True)
+    args = script.Args(**checkpoint["args"])
+    envs = script.make_envs(args, 2)
+    agent = script.Agent(envs, args)
+    assert script.restore(checkpoint, agent) == 192
+    rollout, _ = script.collect_trajectories(envs, agent, envs.reset(seed=0)[0], 8)
+    if flag == "norm-obs":
+        assert agent.normalize(rollout["obs"]) is rollout["obs"]
+    else:
+        with torch.no_grad():
+            for parameter in agent.critic.parameters():
+                parameter.zero_()
+        last = script.make_batch(agent, rollout, args)["returns"][-2:]
+        torch.testing.assert_close(last, rollout["rewards"][-1].float())
+
+
+@pytest.mark.parametrize(("num_steps", "steps"), [(64, 256 + 96), (128, 256 + 96), (24, 384)])
+def test_a_resumed_run_takes_no_more_steps_than_it_may(script, num_steps, steps, in_tmp, monkeypatch):
+    """96 steps with iterations of 32; then up to 384, with other iterations: as many as fit."""
+    run_main(script, monkeypatch, *flags_for(script, "--env-id ENV"))
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    run_main(script, monkeypatch, "--resume", path, "--num-steps", num_steps, "--total-timesteps", 384)
+    assert torch.load(path, weights_only=True)["global_step"] == steps
+    assert scalars(path.parent)["eval/episodic_return"][-1][0] == steps
+
+
+def test_no_display(script, in_tmp, monkeypatch):
+    run_main(script, monkeypatch, *flags_for(script, "--env-id ENV"))
+    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert "--render needs a display" in refused(script, monkeypatch, "--evaluate", path, "--render")
