@@ -173,13 +173,13 @@ def collect_trajectories(envs, agent, obs, num_steps):
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps, ...]; next_values are the values of next_obs."""
+    Tensors are [num_steps, ...]; next_values are the values of next_obs, also of that of the last step."""
     # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
     advantages = torch.zeros_like(deltas)
     advantage = torch.zeros_like(deltas[0])
     for t in reversed(range(len(deltas))):
-        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage  # of the same episode
+        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage  # not across episodes
         advantages[t] = advantage
     return advantages
 
@@ -240,7 +240,7 @@ def ppo_loss(agent, batch, args):
 def ppo_update(agent, optimizer, batch, args):
     """Trains the agent on a batch; returns the metrics of the last minibatch that it looked at."""
     for _ in range(args.update_epochs):
-        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
+        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):  # so many parts
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
@@ -491,7 +491,7 @@ def main():
     try:
         train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
-        sys.exit(f"interrupted; what was saved is in '{run_dir}', for --resume or --evaluate")
+        sys.exit(f"interrupted; to watch: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
     if dist.is_initialized():  # skip the shutdown, in which gloo aborts some processes
         os._exit(0)
 

@@ -12,6 +12,8 @@ from probes import Spaces
 import ppo_continuous
 import ppo_discrete
 
+pytestmark = pytest.mark.quick
+
 
 def make_agent(script, **kwargs):
     args = script.Args(env_id={"ppo_discrete": "Acrobot-v1", "ppo_continuous": "BipedalWalker-v3"}[script.__name__])

@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import resource
+import shlex
 import shutil
 import sys
 import time
@@ -278,12 +279,14 @@ def test_an_interrupted_run_says_where_it_is(script, in_tmp, monkeypatch):
     interrupt(script, monkeypatch, at=2 * 16 * 2 + 5)
     continuous = "true" if script.__name__ == "ppo_continuous" else "false"
     flags = ["--env-id", "probes:Probe-v0", "--env-kwargs", f'{{"continuous": {continuous}}}', *SMALL.split()]
-    message = "interrupted; what was saved is in '(.*)', for --resume or --evaluate"
+    message = "interrupted; to watch: (.*)"
     with pytest.raises(SystemExit, match=message) as exit_:
-        run_main(script, monkeypatch, *flags, "--checkpoint-interval", 1)
-    run_dir = Path(re.fullmatch(message, exit_.value.code)[1])
-    assert torch.load(run_dir / "checkpoint.pt", weights_only=True)["global_step"] == 64
-    run_main(script, monkeypatch, "--resume", run_dir / "checkpoint.pt")
+        run_main(script, monkeypatch, *flags, "--checkpoint-interval", 1, "--exp-name", "a b")
+    python, path, *pasted = shlex.split(re.fullmatch(message, exit_.value.code)[1])
+    assert (python, path, pasted[0]) == ("python", script.__file__, "--evaluate")
+    assert torch.load(pasted[1], weights_only=True)["global_step"] == 64
+    run_main(script, monkeypatch, *pasted)
+    run_main(script, monkeypatch, "--resume", pasted[1])
 
 
 def test_two_runs_share_no_directory(script, in_tmp, monkeypatch):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("ppo_discrete", "ppo_continuous")
 TEST_PACKAGES = {"pytest", "pytest-xdist", "ruff"}

@@ -7,6 +7,8 @@ from oracle import expected_advantages, random_episodes
 
 import ppo_minimal_cartpole
 
+pytestmark = pytest.mark.quick
+
 GAMMAS_AND_LAMBDAS = [(0.9, 0.8), (0.99, 0.95), (1.0, 1.0), (0.9, 1.0), (0.9, 0.0), (0.0, 0.5)]
 
 

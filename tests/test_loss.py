@@ -7,6 +7,8 @@ import torch
 
 import ppo_minimal_cartpole
 
+pytestmark = pytest.mark.quick
+
 N = 64
 
 
