@@ -47,8 +47,8 @@ class Args:
 
     env_id: str = "LunarLander-v3"  # a name that Gymnasium knows, or module:name
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
-    num_envs: PositiveInt = 16  # environments side by side, in all processes together
-    async_envs: bool = False  # a process for each environment, which pays off if they are slow
+    num_envs: PositiveInt = 16  # environments side by side, of all processes of torchrun together
+    async_envs: bool = False  # a worker process for each environment; pays off if they are slow
     total_timesteps: PositiveInt = 500_000  # steps to train for, of all environments together
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 8  # minibatches per epoch
@@ -92,8 +92,8 @@ class RunningStatistics(nn.Module):
     def update(self, samples):  # [batch, *shape]
         samples = samples.double()
         sums = torch.stack([torch.ones_like(samples), samples, samples.square()]).sum(1)
-        self.sums += mean_over_processes(sums)  # a mean: 1 / world_size cancels in sums / count
-        mean, mean_square = self.sums[1:] / self.sums[0].clamp(min=1e-9)  # 0 / 1e-9: no samples
+        self.sums += sum_over_processes(sums)
+        mean, mean_square = self.sums[1:] / self.sums[0].clamp(min=1)  # 0 / 1 without samples
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean.square()).clamp(min=1e-16).sqrt())  # not 0
 
@@ -148,7 +148,7 @@ class Agent(nn.Module):
     def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs]
         logits = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))
         noise = 0 if greedy else -torch.empty_like(logits).exponential_().log()
-        return (logits + noise).argmax(-1).numpy(force=True)  # Gumbel-max trick: a sample, or the mode
+        return (logits + noise).argmax(-1).numpy(force=True)  # Gumbel-max: a sample, but faster
 
 
 def collect_trajectories(envs, agent, obs, num_steps):
@@ -190,7 +190,7 @@ def make_batch(agent, rollout, args):
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     rewards = rollout["rewards"].float()  # environments return float64
-    if args.norm_reward:  # divide by the root mean square of R; its deviation may be 0
+    if args.norm_reward:  # divide by R's root mean square: R's deviation may be 0
         rewards = rewards / torch.hypot(agent.return_statistics.mean, agent.return_statistics.std)
     advantages = compute_gae(
         rewards, values, next_values, rollout["terminated"], rollout["done"], args.gamma, args.gae_lambda
@@ -198,8 +198,8 @@ def make_batch(agent, rollout, args):
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # per batch, not per minibatch; with several processes, each on its own
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    # The old policy should be the one that acted. It acted with the previous statistics; here the new ones are used, so
-    # that the first ratio is 1. They differ little: at first, the policy is almost uniform; later, they move slowly.
+    # The old policy should be the one that acted, which used the statistics of before. Here those of now are used, so
+    # that ratios start at 1. Both policies are much alike: at first, almost uniform; later, the statistics move slowly.
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
@@ -244,8 +244,8 @@ def ppo_update(agent, optimizer, batch, args):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
-                approx_kl = mean_over_processes(metrics["losses/approx_kl"])  # so that all stop, or none
-                if approx_kl > args.target_kl:
+                excess = sum_over_processes(metrics["losses/approx_kl"] - args.target_kl)
+                if excess > 0:  # the mean KL is above the target; all processes stop, or none
                     return metrics
             optimizer.zero_grad()
             loss.backward()
@@ -262,8 +262,8 @@ def train(args, run_dir, checkpoint=None):
     envs = make_envs(args, args.num_envs // world_size)
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
-    global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0  # loads its state
-    # Averages gradients in backward(); static_graph allows parameters without one, as in forks.
+    global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0  # fills both
+    # Averages gradients in backward(); static_graph: a fork's parameters may have none.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # Each process, and each resumed run, draws its own random numbers.
@@ -273,8 +273,8 @@ def train(args, run_dir, checkpoint=None):
     obs, _ = envs.reset(seed=env_seeds)
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # from here on
-    last_step = global_step + num_iterations * steps_per_iteration
-    for iteration in tqdm(range(1, num_iterations + 1), disable=None if rank == 0 else True):  # None: on terminals
+    last_step = global_step + num_iterations * steps_per_iteration  # in whole iterations
+    for iteration in tqdm(range(1, num_iterations + 1), disable=None if rank == 0 else True):  # None: if on a terminal
         fraction_left = 1 - global_step / last_step if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
@@ -298,9 +298,9 @@ def train(args, run_dir, checkpoint=None):
 
 
 # What follows is not PPO: processes, exits, logging, checkpoints, evaluation, environments, flags.
-def mean_over_processes(tensor):  # in place; nothing to do for one process
+def sum_over_processes(tensor):  # in place; nothing to do for one process
     if dist.is_initialized():
-        dist.all_reduce(tensor.div_(dist.get_world_size()))
+        dist.all_reduce(tensor)
     return tensor
 
 
@@ -416,7 +416,7 @@ class SingleEnv(gym.Wrapper):
         if not isinstance(env.action_space, gym.spaces.Discrete):
             sys.exit(f"error: for {env.action_space}, use ppo_continuous.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # for float32
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # gym.vector fails where infos change their type
@@ -440,7 +440,7 @@ def make_envs(args, num_envs, wrappers=(SingleEnv,)):
         if " argument '" in str(error):  # "got an unexpected keyword argument 'grvity'"
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
-    space = envs.single_action_space  # counts from space.start, the agent from 0
+    space = envs.single_action_space  # the agent's action 0 is its space.start
     return gym.wrappers.vector.TransformAction(envs, lambda actions: (actions + space.start).tolist())
 
 
@@ -467,7 +467,7 @@ def check_args(args, steps_taken):
 def main():
     sys.stdout.reconfigure(line_buffering=True)  # in a file, too
     sys.path.append("")  # the working directory, for --env-id module:Env-v0
-    args = tyro.cli(Args)  # parsed again where a checkpoint has the defaults
+    args = tyro.cli(Args)  # parsed again, below, with a checkpoint's defaults
     path = args.resume or args.evaluate
     checkpoint = None
     if path:
