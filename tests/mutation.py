@@ -3,6 +3,7 @@
     python tests/mutation.py ppo_discrete            # all mutants, two at a time
     python tests/mutation.py ppo_discrete 120 180    # only those of lines 120 to 180
     python tests/mutation.py ppo_continuous other    # only those of lines that ppo_discrete.py does not have
+    python tests/mutation.py ppo_discrete every 3    # every third
 
 A mutant is killed when a test fails on it, or does not end. Text, messages, logging and progress are left alone, and so
 are the flags' defaults, and -1 as an argument, which is the last of two dimensions as 1 would be. Only tests that run
@@ -19,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FAST_FIRST = ["gae", "loss", "agent", "training", "processes", "minimal", "checkpoint", "cli", "learning"]
+FAST_FIRST = ["gae", "loss", "agent", "training", "processes", "minimal", "reports", "checkpoint", "cli", "learning"]
 TIMEOUT = 240  # seconds, for mutants that never end
 
 SWAPS = {
@@ -173,7 +174,7 @@ def main():
     if where == ["other"]:
         have = set((ROOT / "ppo_discrete.py").read_text().splitlines())
         lines = [number for number, line in enumerate(text.splitlines(), 1) if line not in have]
-    elif where:
+    elif where and where[0] != "every":
         lines = range(int(where[0]), int(where[1]) + 1)
     import gymnasium  # noqa: F401
     import pytest  # noqa: F401
@@ -182,6 +183,8 @@ def main():
 
     torch.set_num_threads(1)
     jobs = [(script, *mutant) for mutant in mutants(script, lines)]
+    if where and where[0] == "every":
+        jobs = jobs[:: int(where[1])]
     survivors = []
     with multiprocessing.get_context("fork").Pool(2) as pool:
         unchanged = ast.unparse(ast.parse(text))  # as the mutants are: without comments
