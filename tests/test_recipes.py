@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, scalars, train
+from conftest import ROOT, env_for, scalars, train
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 PATCHES = sorted(path.stem for path in (ROOT / "recipes").glob("*.patch"))
@@ -120,27 +120,24 @@ for env in Picture, Clock, Heads, Buttons, Forbidden, ForbiddenByMethod, Cue:
 
 
 def apply(patch, text):
-    """The patched text; every line that the patch names must be where it says."""
-    old, new, position = text.splitlines(keepends=True), [], 0
-    for first, hunk in re.findall(r"^@@ -(\d+).*? @@.*?\n((?:[ +-].*\n|\n)+)", patch, re.MULTILINE):
-        new += old[position : int(first) - 1]
-        position = int(first) - 1
-        for line in hunk.splitlines(keepends=True):
-            if line[0] != "+":
-                assert old[position] == line[1:], f"line {position + 1} is {old[position]!r}, but in the patch {line!r}"
-                position += 1
-            if line[0] != "-":
-                new.append(line[1:])
-    return "".join(new + old[position:])
+    """The patched text; the lines around each change must stand in the text once, in the patch's order."""
+    done = ""
+    for hunk in re.findall(r"^@@ .*? @@.*?\n((?:[ +-].*\n|\n)+)", patch, re.MULTILINE):
+        lines = hunk.splitlines(keepends=True)
+        old, new = ("".join(line[1:] for line in lines if line[0] != sign) for sign in "+-")
+        assert text.count(old) == 1, old
+        before, text = text.split(old)
+        done += before + new
+    return done + text
 
 
 @pytest.fixture
 def recipe(in_tmp):
     """Makes the module of a patched script."""
 
-    def recipe(name):
+    def recipe(name, script="ppo_discrete"):
         path = in_tmp / "my_ppo.py"
-        path.write_text(apply((ROOT / f"recipes/{name}.patch").read_text(), (ROOT / "ppo_discrete.py").read_text()))
+        path.write_text(apply((ROOT / f"recipes/{name}.patch").read_text(), (ROOT / f"{script}.py").read_text()))
         spec = importlib.util.spec_from_file_location("my_ppo", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -198,11 +195,12 @@ def test_images_shows_the_last_four_frames(recipe, frame_skip, seen):
 
 
 @pytest.mark.parametrize(("target", "betas"), [(1e9, [0.5, 0.25, 0.125]), (1e-12, [2, 4, 8])])
-def test_the_weight_of_the_kl_penalty(recipe, in_tmp, target, betas):
+@pytest.mark.parametrize("script", ["ppo_discrete", "ppo_continuous"])
+def test_the_weight_of_the_kl_penalty(recipe, script, in_tmp, target, betas):
     """It halves below two thirds of the target, doubles above one and a half, and goes on after --resume."""
-    my_ppo = recipe("kl_penalty")
+    my_ppo = recipe("kl_penalty", script)
     args = my_ppo.Args(
-        env_id="CartPole-v1", num_envs=2, num_steps=64, total_timesteps=256, adaptive_kl=target, num_minibatches=2,
+        env_id=env_for(script), num_envs=2, num_steps=64, total_timesteps=256, adaptive_kl=target, num_minibatches=2,
         update_epochs=2, eval_episodes=1,
     )  # fmt: skip
     train(my_ppo, args)
