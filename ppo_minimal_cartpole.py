@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 
-class Args:  # settings; to change some: class MyArgs(Args): gamma = 0.9, and train_ppo_cartpole(args=MyArgs)
+class Args:  # settings; to change some: class MyArgs(Args): num_steps = 2048, and train_ppo_cartpole(args=MyArgs)
     num_iterations = 48  # of num_steps each: 49,152 steps in all
     num_steps = 1024  # environment steps per iteration: the batch
     update_epochs = 10  # passes over the batch
@@ -19,7 +19,7 @@ class Args:  # settings; to change some: class MyArgs(Args): gamma = 0.9, and tr
     vf_coef = 1.0  # weight of the value loss, which is half the mean squared error
     ent_coef = 0.0  # weight of the entropy bonus; CartPole does not need one
     max_grad_norm = 0.5  # longer gradients are scaled down to this norm
-    reward_scale = 1 - gamma  # with a reward of 1 in every step, values are then at most 1, and learned faster
+    reward_scale = 0.01  # 1 - gamma (change both): values are then at most 1, and learned faster
 
 
 class PolicyValueNet(nn.Module):
