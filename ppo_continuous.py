@@ -450,8 +450,7 @@ def make_envs(args, num_envs, wrappers=(SingleEnv,)):
     high = np.where(box.bounded_above, box.high, np.maximum(low + 2.0, 1.0))
 
     def fit_to_box(actions):  # [num_envs, action_dim] -> [num_envs, *shape]
-        fitted = low + (high - low) / 2 * (1 + actions.reshape(-1, *box.shape))
-        fitted = np.maximum(fitted, box.low)
+        fitted = (low / 2 + high / 2 + (high / 2 - low / 2) * actions.reshape(-1, *box.shape)).clip(box.low)
         if box.dtype.kind in "iu":
             fitted = fitted.round()
         return np.where(fitted < box.high, fitted.astype(box.dtype), box.high)

@@ -115,7 +115,7 @@ DETAILS = (
     Detail("64 environments, same batch size", "--num-envs 64 --num-steps 64", script="ppo_continuous"),
     Detail(
         "actions clipped instead of rescaled",
-        changes=(("low + (high - low) / 2 * (1 + actions.reshape(-1, *box.shape))", "actions.reshape(-1, *box.shape)"),),  # noqa: E501
+        changes=(("low / 2 + high / 2 + (high / 2 - low / 2) * actions", "actions"),),
         script="ppo_continuous",
     ),
     Detail(

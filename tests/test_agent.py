@@ -149,6 +149,7 @@ BOXES = {
     "tiny": Box(-1e-30, 1e-30, (2,), np.float64),
     "huge": Box(-3e38, 3e38, (2,), np.float32),
     "huge64": Box(-1e290, 1e290, (2,), np.float64),
+    "widest": Box(-1.7e308, 1.7e308, (2,), np.float64),
     "asymmetric": Box(np.array([0.1, -7]), np.array([0.3, 100]), dtype=np.float32),
     "infinite": Box(-INF, INF, (2,), np.float32),
     "half infinite": Box(np.array([0, -INF]), np.array([INF, 0.5]), dtype=np.float64),
