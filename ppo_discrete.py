@@ -5,11 +5,10 @@
     torchrun --standalone --nproc-per-node 2 ppo_discrete.py              # train in two processes
     tensorboard --logdir runs                                             # look at the curves
 
-In each iteration, num_envs environments take num_steps steps each: a rollout, [num_steps, num_envs, ...].
-Flattened, it is a batch, [num_steps * num_envs, ...], on which the agent trains for update_epochs epochs.
+In an iteration, num_envs environments take num_steps steps: a rollout, [num_steps, num_envs, ...].
+Flattened: a batch, [num_steps * num_envs, ...], on which the agent trains for update_epochs epochs.
 
-PPO paper: https://arxiv.org/abs/1707.06347. GAE (generalized advantage estimation) paper:
-https://arxiv.org/abs/1506.02438. What is not PPO comes after `train`.
+PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438.
 """
 
 # /// script
@@ -32,13 +31,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import tyro
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.distributions import Categorical
-from torch.utils.data import default_collate
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass
@@ -53,11 +53,11 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 8  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # of Adam, at first; tuned: benchmarks/README.md
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # Adam's, at first; tuned, higher than usual
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
-    gamma: Annotated[float, Field(ge=0, le=1)] = 0.998  # discount factor
-    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.97  # 0: TD(0), 1: Monte-Carlo
+    gamma: Fraction = 0.998  # discount factor
+    gae_lambda: Fraction = 0.97  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
     norm_reward: bool = True  # divide rewards by the root mean square of their discounted sums
     norm_adv: bool = True  # normalize the advantages of a batch to mean 0 and standard deviation 1
@@ -68,7 +68,7 @@ class Args:
     max_grad_norm: PositiveFloat = 0.5  # longer gradients are scaled down to this norm; inf: none
     target_kl: PositiveFloat | None = None  # end an iteration's update once the KL is larger
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
-    seed: Annotated[NonNegativeInt, Field(lt=2**32)] = 1  # of the weights and of all that is drawn
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of the weights and of all that is drawn
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
     save_model: bool = True  # keep a checkpoint in the run directory, to resume or evaluate
     checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
@@ -81,29 +81,30 @@ class Args:
 
 
 class RunningStatistics(nn.Module):
-    """Mean and standard deviation, [*shape], of all samples so far, from sums in float64."""
+    """Mean, standard deviation and root mean square, each [*shape], of all samples so far, from sums in float64."""
 
     def __init__(self, *shape):
         super().__init__()
-        self.register_buffer("sums", torch.zeros(3, *shape).double())  # of 1, of x, of x squared
+        self.register_buffer("sums", torch.zeros(3, *shape).double())  # of 1, x, and x squared
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
+        self.register_buffer("rms", torch.ones(shape))
 
     def update(self, samples):  # [batch, *shape]
-        samples = samples.double()
-        sums = torch.stack([torch.ones_like(samples), samples, samples.square()]).sum(1)
-        self.sums += sum_over_processes(sums)
-        mean, mean_square = self.sums[1:] / self.sums[0].clamp(min=1)  # 0 / 1 without samples
+        x = samples.double()
+        self.sums += sum_over_processes(torch.stack([torch.ones_like(x), x, x.square()]).sum(dim=1))
+        _, mean, mean_square = self.sums / self.sums[0].clamp(min=1)  # sums[0]: number of samples
         self.mean.copy_(mean)
-        self.std.copy_((mean_square - mean.square()).clamp(min=1e-16).sqrt())  # not 0
+        self.std.copy_((mean_square - mean.square()).clamp(min=1e-16).sqrt())  # at least 1e-8
+        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())
 
 
-def mlp(num_inputs, hidden_size, num_outputs, output_gain):
+def mlp(num_inputs, hidden_size, num_outputs, last_gain):
     """Weights as in "The 37 Implementation Details of PPO", Huang et al. 2022; ReLU, not tanh."""
     first = nn.Linear(num_inputs, hidden_size)
     second = nn.Linear(hidden_size, hidden_size)
     last = nn.Linear(hidden_size, num_outputs)
-    for layer, gain in (first, math.sqrt(2)), (second, math.sqrt(2)), (last, output_gain):
+    for layer, gain in (first, 2**0.5), (second, 2**0.5), (last, last_gain):
         nn.init.orthogonal_(layer.weight, gain)
         nn.init.zeros_(layer.bias)
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
@@ -117,23 +118,24 @@ class Agent(nn.Module):
         obs_dim = envs.single_observation_space.shape[0]  # make_envs flattens observations
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
-        self.return_statistics = RunningStatistics()
-        self.actor = mlp(obs_dim, args.hidden_size, int(envs.single_action_space.n), output_gain=0.01)
-        self.critic = mlp(obs_dim, args.hidden_size, 1, output_gain=1.0)
+        self.reward_sum_statistics = RunningStatistics()
+        self.reward_sum = 0  # of each environment, see update_statistics; 0 again after --resume
+        self.actor = mlp(obs_dim, args.hidden_size, int(envs.single_action_space.n), last_gain=0.01)
+        self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=1.0)
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
         self.to(self.device)
-        self.past_return = torch.zeros(envs.num_envs).to(self.device)  # R, see update_statistics
 
     def update_statistics(self, rollout):
-        """Updates statistics of observations, and of R, discounted past rewards: R[t] = r[t] + gamma * R[t - 1]."""
+        """Adds a rollout's observations, and its discounted sums of past rewards, S[t] = r[t] + gamma * S[t - 1]."""
         self.obs_statistics.update(rollout["obs"].flatten(0, 1))
-        past_returns = []
+        reward_sums = []
         for rewards, done in zip(rollout["rewards"], rollout["done"], strict=True):
-            past_returns.append(rewards + self.args.gamma * self.past_return)
-            self.past_return = past_returns[-1].masked_fill(done, 0)
-        past_returns = torch.cat(past_returns)
-        # Zeros are left out: many of them before a rare reward make the scale tiny, and the scaled reward huge.
-        self.return_statistics.update(past_returns[past_returns != 0])
+            self.reward_sum = rewards + self.args.gamma * self.reward_sum
+            reward_sums.append(self.reward_sum)
+            self.reward_sum = self.reward_sum.masked_fill(done, 0)
+        reward_sums = torch.cat(reward_sums)
+        # Unlike elsewhere, zeros are left out: many of them before a rare reward would make the scaled reward huge.
+        self.reward_sum_statistics.update(reward_sums[reward_sums != 0])
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
         if self.args.norm_obs:
@@ -144,17 +146,17 @@ class Agent(nn.Module):
         obs = self.normalize(obs)
         return Categorical(logits=self.actor(obs)), self.critic(obs).squeeze(-1)
 
-    @torch.inference_mode()
     def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs]
         logits = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))
-        noise = 0 if greedy else -torch.empty_like(logits).exponential_().log()
-        return (logits + noise).argmax(-1).numpy(force=True)  # Gumbel-max: a sample, but faster
+        noise = 0 if greedy else -torch.empty_like(logits).exponential_().log()  # Gumbel noise
+        return (logits + noise).argmax(-1).numpy(force=True)  # a sample of forward's policy, but faster
 
 
+@torch.no_grad()
 def collect_trajectories(envs, agent, obs, num_steps):
     """Takes num_steps steps in each environment, starting from observations `obs`, [num_envs, obs_dim].
     Returns the rollout, a dictionary of tensors [num_steps, num_envs, ...], and the observations to go on from.
-    next_obs[t] is what step t led to; where an episode ended there, obs[t + 1] is the first of the next one."""
+    next_obs[t] is what step t led to. It is obs[t + 1], too, but where an episode ended: there the next one begins."""
     steps = []
     for _ in range(num_steps):
         actions = agent.act(obs)
@@ -163,43 +165,42 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # new episodes where done, the other rows stay; make_envs disables autoreset
+        if done.any():  # make_envs disables autoreset; the other rows of obs stay as they are
             obs, _ = envs.reset(options={"reset_mask": done})
-    rollout = default_collate(steps)  # list of dictionaries of arrays -> dictionary of tensors
-    rollout = {name: tensor.to(agent.device) for name, tensor in rollout.items()}
-    exit_unless_finite(rollout, limit=1e18)  # larger numbers have an infinite square in float32
+    rollout = {name: np.stack([step[name] for step in steps]) for name in step}
+    rollout = {name: torch.as_tensor(array, device=agent.device) for name, array in rollout.items()}
+    exit_unless_below(1e18, rollout)  # squares of what is much larger are infinite in float32
     return rollout, obs
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps, ...]; next_values are the values of next_obs, also of that of the last step."""
+    Tensors are [num_steps, ...]; next_values[t] is the value of next_obs[t], of what step t led to."""
     # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
-    advantages = torch.zeros_like(deltas)
-    advantage = torch.zeros_like(deltas[0])
-    for t in reversed(range(len(deltas))):
-        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage  # not across episodes
-        advantages[t] = advantage
+    decays = gamma * gae_lambda * ~done  # 0 where an episode ends
+    advantages = deltas.clone()  # the last one is complete
+    for t in reversed(range(len(deltas) - 1)):
+        advantages[t] += decays[t] * advantages[t + 1]
     return advantages
 
 
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
+    # The old policy; not quite the one that acted, for statistics have been updated since. So ratios start at 1. The KL
+    # divergence between the two is small: measured, mostly below 0.001.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     rewards = rollout["rewards"].float()  # environments return float64
-    if args.norm_reward:  # divide by R's root mean square: R's deviation may be 0
-        rewards = rewards / torch.hypot(agent.return_statistics.mean, agent.return_statistics.std)
+    if args.norm_reward:
+        rewards = rewards / agent.reward_sum_statistics.rms  # not by std, which may be 0
     advantages = compute_gae(
         rewards, values, next_values, rollout["terminated"], rollout["done"], args.gamma, args.gae_lambda
     )
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # per batch, not per minibatch; with several processes, each on its own
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    # The old policy should be the one that acted, which used the statistics of before. Here those of now are used, so
-    # that ratios start at 1. Both policies are much alike: at first, almost uniform; later, the statistics move slowly.
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
@@ -240,13 +241,11 @@ def ppo_loss(agent, batch, args):
 def ppo_update(agent, optimizer, batch, args):
     """Trains the agent on a batch; returns the metrics of the last minibatch that it looked at."""
     for _ in range(args.update_epochs):
-        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):  # so many parts
+        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
-            if args.target_kl:
-                excess = sum_over_processes(metrics["losses/approx_kl"] - args.target_kl)
-                if excess > 0:  # the mean KL is above the target; all processes stop, or none
-                    return metrics
+            if args.target_kl and sum_over_processes(metrics["losses/approx_kl"] - args.target_kl) > 0:
+                return metrics  # in all processes, for their mean KL is above the target
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
@@ -262,35 +261,33 @@ def train(args, run_dir, checkpoint=None):
     envs = make_envs(args, args.num_envs // world_size)
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
-    global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0  # fills both
-    # Averages gradients in backward(); static_graph: a fork's parameters may have none.
+    global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0  # loads agent and optimizer, too
+    # The same agent, whose backward() averages gradients over processes; static_graph allows unused parameters.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # Each process, and each resumed run, draws its own random numbers.
-    seed_sequence = np.random.SeedSequence([args.seed, rank, global_step])
-    torch_seed, *env_seeds = seed_sequence.generate_state(1 + envs.num_envs).tolist()
-    torch.manual_seed(torch_seed)
-    obs, _ = envs.reset(seed=env_seeds)
+    seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
+    torch.manual_seed(seeds[0])
+    obs, _ = envs.reset(seed=seeds[1:])
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # from here on
-    last_step = global_step + num_iterations * steps_per_iteration  # in whole iterations
-    for iteration in tqdm(range(1, num_iterations + 1), disable=None if rank == 0 else True):  # None: if on a terminal
-        fraction_left = 1 - global_step / last_step if args.anneal_lr else 1
+    for iteration in tqdm(range(1, num_iterations + 1), disable=None if rank == 0 else True):  # None: on terminals
+        fraction_left = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
         global_step += steps_per_iteration
         agent.update_statistics(rollout)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
-        exit_unless_finite(agent.state_dict())  # nan must not replace a good checkpoint
+        exit_unless_below(math.inf, agent.state_dict())  # nan must not replace a good checkpoint
         if rank == 0:
             logger.log(args, global_step, rollout, batch, metrics, optimizer)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
                 logger.writer.flush()  # the curves must reach as far as the checkpoint
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
     envs.close()
-    if rank == 0:
-        eval_returns = evaluate(agent, args, run_dir / f"videos-{global_step}")
+    if rank == 0:  # the other processes have nothing left to do
+        eval_returns = evaluate(agent, make_envs(args, 1), args, run_dir / f"videos-{global_step}")
         logger.writer.add_scalar("eval/episodic_return", eval_returns.mean(), global_step)
         logger.writer.close()
         print(f"{logger.steps_per_second:.0f} steps per second, run saved in {run_dir}")
@@ -313,7 +310,7 @@ def exit_with(message, *errors):
         sys.exit(f"error: {message}: {' '.join(str(error).split())}")
 
 
-def exit_unless_finite(tensors, limit=math.inf):
+def exit_unless_below(limit, tensors):
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.abs().max() < limit:  # "not <": also for nan
             sys.exit(f"error: {name} must be below {limit}, but holds {tensor.abs().max()}")
@@ -334,15 +331,16 @@ class Logger:
 
     def log(self, args, global_step, rollout, batch, metrics, optimizer):
         """Adds a point to each curve, of the first process; prints a line every 5 %."""
-        rewards, done = rollout["rewards"].numpy(force=True), rollout["done"].numpy(force=True)
+        rewards = rollout["rewards"].numpy(force=True)
+        done = rollout["done"].numpy(force=True)
         for t in range(args.num_steps):
             self.current_episodes[:, 0] += rewards[t]
             self.current_episodes[:, 1] += 1
             self.latest_episodes.extend(self.current_episodes[done[t]])
             self.current_episodes[done[t]] = 0
         self.steps_per_second = (global_step - self.start_step) / (time.perf_counter() - self.start_time)
-        returns = batch["returns"]
-        metrics["losses/explained_variance"] = 1 - (returns - batch["old_values"]).var() / returns.var()
+        unexplained_variance = (batch["returns"] - batch["old_values"]).var() / batch["returns"].var()
+        metrics["losses/explained_variance"] = 1 - unexplained_variance
         metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
         metrics["charts/SPS"] = self.steps_per_second
         progress = f"step {global_step}/{args.total_timesteps}: {self.steps_per_second:.0f} steps/s"
@@ -368,23 +366,22 @@ def save_checkpoint(path, args, global_step, agent, optimizer):
     os.replace(new_path, path)
 
 
-def restore(checkpoint, agent, optimizer=None):
+def restore(checkpoint, agent, optimizer=None):  # returns the number of steps taken
     with exit_with("the checkpoint does not fit the flags and the environment", Exception):
         agent.load_state_dict(checkpoint["agent"])
         if optimizer:
             optimizer.load_state_dict(checkpoint["optimizer"])
             for weights, state in optimizer.state.items():  # load_state_dict does not check these
                 assert weights.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape, "shapes in Adam"
-    exit_unless_finite(agent.state_dict())
+    exit_unless_below(math.inf, agent.state_dict())
     return checkpoint["global_step"]
 
 
-def evaluate(agent, args, video_dir):
-    """Returns of episodes, [eval_episodes]. Episode i starts from seed i, for every agent."""
-    wrappers = [SingleEnv]
+@torch.no_grad()
+def evaluate(agent, envs, args, video_dir):
+    """Returns of episodes, [eval_episodes], in one environment. Episode i starts from seed i, for every agent."""
     if args.capture_video:
-        wrappers.append(lambda env: gym.wrappers.RecordVideo(env, video_dir, lambda episode: episode < 10))
-    envs = make_envs(args, 1, wrappers)
+        envs = gym.wrappers.vector.RecordVideo(envs, video_dir, episode_trigger=lambda episode: episode < 10)
     max_steps = envs.spec.max_episode_steps or 10_000  # 10,000 if there is no time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
@@ -393,10 +390,10 @@ def evaluate(agent, args, video_dir):
         for _ in range(max_steps):
             obs, rewards, terminated, truncated, _ = envs.step(agent.act(obs, args.greedy))
             returns[episode] += rewards[0]
-            done = terminated[0] or truncated[0]
-            if done:
+            if terminated[0] or truncated[0]:
                 break
-        num_cut_off += not done
+        else:
+            num_cut_off += 1
     envs.close()
     kind = "greedy" if args.greedy else "sampled"
     cut_off = f", {num_cut_off} of them cut off after {max_steps} steps" if num_cut_off else ""
@@ -411,12 +408,12 @@ class SingleEnv(gym.Wrapper):
         space = env.observation_space
         with exit_with(f"cannot flatten observations of {space}", NotImplementedError, ValueError):
             obs_dim = gym.spaces.flatdim(space)
-        if space.dtype == np.uint8 and space.shape[1:]:
+        if space.dtype == np.uint8 and len(space.shape) > 1:
             sys.exit("error: for images as observations, use recipes/images.patch")
         if not isinstance(env.action_space, gym.spaces.Discrete):
             sys.exit(f"error: for {env.action_space}, use ppo_continuous.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # for float32
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # gym.vector fails where infos change their type
@@ -425,7 +422,7 @@ class SingleEnv(gym.Wrapper):
         return *self.env.step(action)[:4], {}
 
 
-def make_envs(args, num_envs, wrappers=(SingleEnv,)):
+def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         env_kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
@@ -435,12 +432,12 @@ def make_envs(args, num_envs, wrappers=(SingleEnv,)):
     vector_kwargs = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
     try:
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
-            envs = gym.make_vec(args.env_id, num_envs, vectorization_mode, vector_kwargs, wrappers, **env_kwargs)
+            envs = gym.make_vec(args.env_id, num_envs, vectorization_mode, vector_kwargs, [SingleEnv], **env_kwargs)
     except TypeError as error:
         if " argument '" in str(error):  # "got an unexpected keyword argument 'grvity'"
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
-    space = envs.single_action_space  # the agent's action 0 is its space.start
+    space = envs.single_action_space  # counts actions from space.start, the agent from 0
     return gym.wrappers.vector.TransformAction(envs, lambda actions: (actions + space.start).tolist())
 
 
@@ -448,26 +445,27 @@ def check_args(args, steps_taken):
     """Ends the process with one line where flags do not go together."""
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     batch_size = args.num_envs * args.num_steps
-    no_display = sys.platform == "linux" and not os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
-    problems = {
-        "--env-id must be a name or module:name": not re.fullmatch(r"(\w[\w.]*:)?[^:]+", args.env_id),
-        "give either --resume or --evaluate": args.resume and args.evaluate,
-        "--render needs a display and --evaluate": args.render and (no_display or not args.evaluate),
-        "give either --render or --capture-video": args.render and args.capture_video,
-        "--cuda finds no GPU; use --no-cuda": args.cuda and not torch.cuda.is_available(),
-        f"--num-envs must be a multiple of {world_size}, the processes": args.num_envs % world_size,
-        "--num-minibatches must leave 2 samples in each": 2 * args.num_minibatches * world_size > batch_size,
-        "--total-timesteps must be higher": args.total_timesteps < steps_taken + batch_size,
+    has_display = sys.platform != "linux" or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
+    rules = {
+        "--env-id must be a name or module:name": re.fullmatch(r"(\w[\w.]*:)?[^:]+", args.env_id),
+        "give either --resume or --evaluate": not (args.resume and args.evaluate),
+        "--evaluate runs in one process, without torchrun": world_size == 1 or not args.evaluate,
+        "--render needs a display, --evaluate and no --capture-video": not args.render
+        or (has_display and args.evaluate and not args.capture_video),
+        "--cuda finds no GPU; use --no-cuda": not args.cuda or torch.cuda.is_available(),
+        f"--num-envs must be a multiple of {world_size} processes": args.num_envs % world_size == 0,
+        "--num-minibatches must leave 2 samples in each": batch_size >= 2 * args.num_minibatches * world_size,
+        "--total-timesteps must be higher": args.total_timesteps >= steps_taken + batch_size,
     }
-    for problem, found in problems.items():
-        if found:
-            sys.exit(f"error: {problem}")
+    for rule, is_followed in rules.items():
+        if not is_followed:
+            sys.exit(f"error: {rule}")
 
 
 def main():
     sys.stdout.reconfigure(line_buffering=True)  # in a file, too
     sys.path.append("")  # the working directory, for --env-id module:Env-v0
-    args = tyro.cli(Args)  # parsed again, below, with a checkpoint's defaults
+    args = tyro.cli(Args)  # parsed again, below, if a checkpoint has other defaults
     path = args.resume or args.evaluate
     checkpoint = None
     if path:
@@ -482,17 +480,18 @@ def main():
     torch.set_num_threads(1)  # for small matrices, a second thread is not worth its start
     if args.evaluate:
         torch.manual_seed(args.seed)
-        agent = Agent(make_envs(args, 1), args)
+        envs = make_envs(args, 1)
+        agent = Agent(envs, args)
         restore(checkpoint, agent)
-        evaluate(agent, args, path.parent / f"videos-{time.time_ns()}")
+        evaluate(agent, envs, args, path.parent / f"videos-{time.time_ns()}")
         return
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
     run_dir = args.resume.parent if args.resume else Path("runs", re.sub(r"[^\w.-]+", "-", name))
     try:
         train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
-        sys.exit(f"interrupted; to watch: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
-    if dist.is_initialized():  # skip the shutdown, in which gloo aborts some processes
+        sys.exit(f"interrupted; if a checkpoint exists: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
+    if dist.is_initialized():  # all is written; in its shutdown, gloo aborts some processes
         os._exit(0)
 
 

@@ -7,9 +7,11 @@ from torch import nn
 from torch.utils.data import default_collate
 
 
-class Args:  # settings; to change some: class MyArgs(Args): num_steps = 2048, and train_ppo_cartpole(args=MyArgs)
-    num_iterations = 48  # of num_steps each: 49,152 steps in all
+class Args:
+    """Settings. To change some, make a subclass and pass it on: train_ppo_cartpole(args=MyArgs)."""
+
     num_steps = 1024  # environment steps per iteration: the batch
+    num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # optimizer steps per pass
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
@@ -19,7 +21,6 @@ class Args:  # settings; to change some: class MyArgs(Args): num_steps = 2048, a
     vf_coef = 1.0  # weight of the value loss, which is half the mean squared error
     ent_coef = 0.0  # weight of the entropy bonus; CartPole does not need one
     max_grad_norm = 0.5  # longer gradients are scaled down to this norm
-    reward_scale = 0.01  # 1 - gamma (change both): values are then at most 1, and learned faster
 
 
 class PolicyValueNet(nn.Module):
@@ -41,7 +42,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes steps, from `obs` on. Returns a dictionary of tensors [num_steps, ...], and the next `obs` to act on."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # values and log-probabilities follow, all at once
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities, all at once
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # truncated: the time was up
@@ -49,19 +50,18 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # list of dictionaries -> dictionary of stacked tensors
+    return default_collate(steps), obs  # a list of dictionaries becomes a dictionary of stacked tensors
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps, ...]; next_values are the values of next_obs, also of that of the last step."""
+    Tensors are [num_steps, ...]; next_values[t] is the value of next_obs[t], of what step t led to."""
     # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
-    advantages = torch.zeros_like(deltas)
-    advantage = torch.zeros_like(deltas[0])
-    for t in reversed(range(len(deltas))):
-        advantage = deltas[t] + gamma * gae_lambda * ~done[t] * advantage  # not across episodes
-        advantages[t] = advantage
+    decays = gamma * gae_lambda * ~done  # 0 where an episode ends
+    advantages = deltas.clone()  # the last one is complete
+    for t in reversed(range(len(deltas) - 1)):
+        advantages[t] += decays[t] * advantages[t + 1]
     return advantages
 
 
@@ -70,7 +70,7 @@ def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
     policy, values = agent(rollout["obs"])  # the weights are still those that chose the actions
     _, next_values = agent(rollout["next_obs"])
-    rewards = args.reward_scale * rollout["rewards"].float()  # Python's floats became float64
+    rewards = (1 - args.gamma) * rollout["rewards"].float()  # so CartPole's returns, 1 per step, are at most 1
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     return {
@@ -98,7 +98,7 @@ def ppo_loss(agent, batch, args):
 
 def ppo_update(agent, optimizer, batch, args):
     for _ in range(args.update_epochs):
-        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):  # so many parts
+        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss = ppo_loss(agent, minibatch, args)
             optimizer.zero_grad()
@@ -113,16 +113,16 @@ def train_ppo_cartpole(seed=1, args=Args):
     torch.set_num_threads(1)  # for networks this small, more threads are slower
     env = gym.make("CartPole-v1")
     obs, _ = env.reset(seed=seed)
-    agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=int(env.action_space.n))
+    agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
     for iteration in range(args.num_iterations):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / args.num_iterations)
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        print(f"iteration {iteration + 1}: {rollout['terminated'].sum()} failures in {args.num_steps} steps")
+        print(f"iteration {iteration + 1}: the pole fell {rollout['terminated'].sum()} times in {args.num_steps} steps")
     rollout, _ = collect_trajectories(env, agent, env.reset()[0], num_steps=10_000)  # actions are still sampled
-    print(f"after training: {rollout['terminated'].sum()} failures in 10,000 steps; at best 0, in 20 episodes of 500")
+    print(f"after training: the pole fell {rollout['terminated'].sum()} times in 10,000 steps")
     return agent
 
 

@@ -65,12 +65,12 @@ DETAILS = (
             ("        nn.init.zeros_(layer.bias)\n", ""),
         ),
     ),
-    Detail("gain 1 in the policy's last layer", changes=(("output_gain=0.01)", "output_gain=1.0)"),)),
+    Detail("gain 1 in the policy's last layer", changes=(("last_gain=0.01)", "last_gain=1.0)"),)),
     Detail(
         "one body for actor and critic",
         changes=(
             ("self.critic = mlp(", "self.critic = nn.Sequential(*self.actor[:4], mlp("),
-            ("args.hidden_size, 1, output_gain=1.0)", "args.hidden_size, 1, output_gain=1.0)[4])"),
+            ("args.hidden_size, 1, last_gain=1.0)", "args.hidden_size, 1, last_gain=1.0)[4])"),
         ),
     ),
     Detail("observations not normalized", "--no-norm-obs"),
@@ -115,13 +115,13 @@ DETAILS = (
     Detail("64 environments, same batch size", "--num-envs 64 --num-steps 64", script="ppo_continuous"),
     Detail(
         "actions clipped instead of rescaled",
-        changes=(("low / 2 + high / 2 + (high / 2 - low / 2) * actions", "actions"),),
+        changes=(("middle + half_width * actions", "actions"),),
         script="ppo_continuous",
     ),
     Detail(
         "deviation depends on the state",
         changes=(
-            ("action_dim, output_gain=0.01)", "2 * action_dim, output_gain=0.01)"),
+            ("action_dim, last_gain=0.01)", "2 * action_dim, last_gain=0.01)"),
             ("log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))", "offset = args.init_log_std"),
             ("policy = Normal(self.actor(obs), self.log_std.exp())",
              "mean, log_std = self.actor(obs).chunk(2, -1)\n"
@@ -129,7 +129,7 @@ DETAILS = (
             ("mean = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))",
              "obs = self.normalize(torch.as_tensor(obs, device=self.device))\n"
              "        mean, log_std = self.actor(obs).chunk(2, -1)"),
-            ("(mean + self.log_std.exp() * noise)", "(mean + (log_std + self.offset).exp() * noise)"),
+            ("torch.normal(mean, self.log_std.exp())", "torch.normal(mean, (log_std + self.offset).exp())"),
         ),
         script="ppo_continuous",
     ),

@@ -78,7 +78,7 @@ def test_resume_continues(script, trained, monkeypatch):
         [args.learning_rate * fraction for fraction in (4 / 8, 3 / 8, 2 / 8, 1 / 8)]
     )
     assert [step for step, _ in curves["losses/value_loss"]] == [32 * i for i in range(1, 9)]
-    for name, count in (("obs_statistics.sums", 192 + 128), ("return_statistics.sums", 192 + 128)):
+    for name, count in (("obs_statistics.sums", 192 + 128), ("reward_sum_statistics.sums", 192 + 128)):
         assert new["agent"][name][0].eq(count).all()
     assert new["optimizer"]["state"][0]["step"] == 10 * args.update_epochs * args.num_minibatches
     assert len(list(path.parent.parent.iterdir())) == 1
@@ -279,7 +279,7 @@ def test_an_interrupted_run_says_where_it_is(script, in_tmp, monkeypatch):
     interrupt(script, monkeypatch, at=2 * 16 * 2 + 5)
     continuous = "true" if script.__name__ == "ppo_continuous" else "false"
     flags = ["--env-id", "probes:Probe-v0", "--env-kwargs", f'{{"continuous": {continuous}}}', *SMALL.split()]
-    message = "interrupted; to watch: (.*)"
+    message = "interrupted; if a checkpoint exists: (.*)"
     with pytest.raises(SystemExit, match=message) as exit_:
         run_main(script, monkeypatch, *flags, "--checkpoint-interval", 1, "--exp-name", "a b")
     python, path, *pasted = shlex.split(re.fullmatch(message, exit_.value.code)[1])

@@ -175,12 +175,12 @@ def test_the_patched_script_learns_what_it_is_for(recipe, in_tmp, name, env_id, 
     defaults = {"num_envs": 8, "num_steps": 32, "total_timesteps": 256 * 8, "num_minibatches": 4, "update_epochs": 4}
     args = my_ppo.Args(env_id=env_id, env_kwargs="{}", hidden_size=32, eval_episodes=20, **(defaults | flags))
     agent = train(my_ppo, args)
-    returns = my_ppo.evaluate(agent, args, Path("videos"))
+    returns = my_ppo.evaluate(agent, my_ppo.make_envs(args, 1), args, Path("videos"))
     assert returns.mean() >= best
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
     other = my_ppo.Agent(my_ppo.make_envs(args, 1), args)
     my_ppo.restore(torch.load(path, weights_only=True), other)
-    assert (my_ppo.evaluate(other, args, Path("videos")) == returns).all()
+    assert (my_ppo.evaluate(other, my_ppo.make_envs(args, 1), args, Path("videos")) == returns).all()
 
 
 @pytest.mark.parametrize(("frame_skip", "seen"), [(1, [0, 1, 2, 3]), (4, [0, 4, 8, 12])])
@@ -244,4 +244,4 @@ def test_envpool_resets_only_where_it_is_asked_to(recipe):
     my_ppo = recipe("envpool")
     args = my_ppo.Args(env_id="CartPole-v1", num_steps=64, total_timesteps=1024 * 20, eval_episodes=20)
     agent = train(my_ppo, args)
-    assert my_ppo.evaluate(agent, args, Path("videos")).mean() > 200
+    assert my_ppo.evaluate(agent, my_ppo.make_envs(args, 1), args, Path("videos")).mean() > 200

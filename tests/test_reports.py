@@ -95,7 +95,7 @@ REFUSED = {  # flags: what the message must hold; tyro prints its own, in a box
     **dict.fromkeys(("--learning-rate 0", "--learning-rate inf", "--max-grad-norm 0", "--clip-coef 0"), ""),
     **dict.fromkeys(("--vf-coef nan", "--target-kl -1", "--seed -1", "--seed 18446744073709551616"), ""),
     # Flags that do not go together, or of other scripts.
-    "--render": "--render needs a display and --evaluate",
+    "--render": "--render needs a display, --evaluate",
     "--resume x --evaluate y": "",
     **dict.fromkeys(("--anneal-lr False", "--adaptive-kl 0.01", "--vectorization-mode sync", "--track"), ""),
 }

@@ -43,7 +43,7 @@ def test_the_batch(script, norm_adv):
     batch = script.make_batch(agent, rollout, args)
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
-    rms = torch.hypot(agent.return_statistics.mean, agent.return_statistics.std)
+    rms = agent.reward_sum_statistics.rms
     ends = rollout["terminated"], rollout["done"]
     advantages = script.compute_gae(
         (rollout["rewards"] / rms).float(), values, next_values, *ends, 0.99, 0.95
@@ -124,7 +124,9 @@ def walk_run(script, **kwargs):
 def test_the_schedule_and_the_number_of_steps(script, in_tmp):
     args, _, curves = walk_run(script, learning_rate=0.01, total_timesteps=128 * 4 + 100, checkpoint_interval=3)
     assert [step for step, _ in curves["losses/value_loss"]] == [128, 256, 384, 512]
-    assert [value for _, value in curves["charts/learning_rate"]] == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
+    assert [value for _, value in curves["charts/learning_rate"]] == pytest.approx(
+        [0.01 * (1 - step / args.total_timesteps) for step in (0, 128, 256, 384)]
+    )
     checkpoint = torch.load(next(in_tmp.glob("runs/*/checkpoint.pt")), weights_only=True)
     assert checkpoint["optimizer"]["param_groups"][0]["eps"] == 1e-5
     assert checkpoint["optimizer"]["state"][0]["step"] == 4 * args.update_epochs * args.num_minibatches
@@ -183,7 +185,7 @@ def test_training_seeds_share_nothing(script, in_tmp):
 
 def evaluation(script, args, capsys, agent=None):
     agent = agent or script.Agent(script.make_envs(args, 1), args)
-    returns = script.evaluate(agent, args, Path("videos"))
+    returns = script.evaluate(agent, script.make_envs(args, 1), args, Path("videos"))
     return returns, capsys.readouterr().out
 
 
