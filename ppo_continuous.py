@@ -6,7 +6,7 @@
     tensorboard --logdir runs                                             # look at the curves
 
 In an iteration, num_envs environments take num_steps steps: a rollout, [num_steps, num_envs, ...].
-Flattened: a batch, [num_steps * num_envs, ...], on which the agent trains for update_epochs epochs.
+Flattened, it is a batch, [num_steps * num_envs, ...], from which the agent learns in update_epochs.
 
 PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438.
 """
@@ -43,7 +43,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass
 class Args:
-    """Train PPO. With --resume or --evaluate, flags that you do not give are the checkpoint's."""
+    """Train PPO. With --resume or --evaluate, the defaults are the checkpoint's flags."""
 
     env_id: str = "LunarLanderContinuous-v3"  # a name that Gymnasium knows, or module:name
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
@@ -53,7 +53,7 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # Adam's, at first; tuned, higher than usual
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # Adam's initial learning rate, tuned: above CleanRL's
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of the initial standard deviation of actions; 1 is half the box
@@ -86,7 +86,7 @@ class RunningStatistics(nn.Module):
 
     def __init__(self, *shape):
         super().__init__()
-        self.register_buffer("sums", torch.zeros(3, *shape).double())  # of 1, x, and x squared
+        self.register_buffer("sums", torch.zeros(3, *shape).double())  # number, sum, sum of squares
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
         self.register_buffer("rms", torch.ones(shape))
@@ -94,7 +94,7 @@ class RunningStatistics(nn.Module):
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
         self.sums += sum_over_processes(torch.stack([torch.ones_like(x), x, x.square()]).sum(dim=1))
-        _, mean, mean_square = self.sums / self.sums[0].clamp(min=1)  # sums[0]: number of samples
+        _, mean, mean_square = self.sums / self.sums[0].clamp(min=1)  # divided by the number
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean.square()).clamp(min=1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())
@@ -120,7 +120,7 @@ class Agent(nn.Module):
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RunningStatistics()
-        self.reward_sum = 0  # of each environment, see update_statistics; 0 again after --resume
+        self.reward_sums = 0  # S of each environment, see update_statistics; 0 again after --resume
         action_dim = math.prod(envs.single_action_space.shape)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, last_gain=0.01)  # mean actions
         self.log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))  # in every state the same
@@ -131,14 +131,14 @@ class Agent(nn.Module):
     def update_statistics(self, rollout):
         """Adds a rollout's observations, and its discounted sums of past rewards, S[t] = r[t] + gamma * S[t - 1]."""
         self.obs_statistics.update(rollout["obs"].flatten(0, 1))
-        reward_sums = []
+        all_sums = []
         for rewards, done in zip(rollout["rewards"], rollout["done"], strict=True):
-            self.reward_sum = rewards + self.args.gamma * self.reward_sum
-            reward_sums.append(self.reward_sum)
-            self.reward_sum = self.reward_sum.masked_fill(done, 0)
-        reward_sums = torch.cat(reward_sums)
-        # Unlike elsewhere, zeros are left out: many of them before a rare reward would make the scaled reward huge.
-        self.reward_sum_statistics.update(reward_sums[reward_sums != 0])
+            self.reward_sums = rewards + self.args.gamma * self.reward_sums
+            all_sums.append(self.reward_sums)
+            self.reward_sums = self.reward_sums.masked_fill(done, 0)
+        all_sums = torch.cat(all_sums)
+        # Without zeros, unlike in Gymnasium: after many of them, the scale is tiny, and a rare reward becomes huge.
+        self.reward_sum_statistics.update(all_sums[all_sums != 0])
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
         if self.args.norm_obs:
@@ -160,7 +160,7 @@ class Agent(nn.Module):
 def collect_trajectories(envs, agent, obs, num_steps):
     """Takes num_steps steps in each environment, starting from observations `obs`, [num_envs, obs_dim].
     Returns the rollout, a dictionary of tensors [num_steps, num_envs, ...], and the observations to go on from.
-    next_obs[t] is what step t led to. It is obs[t + 1], too, but where an episode ended: there the next one begins."""
+    next_obs[t] is what step t led to. It equals obs[t + 1], unless an episode ended and the next one begins there."""
     steps = []
     for _ in range(num_steps):
         actions = agent.act(obs)
@@ -169,7 +169,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # make_envs disables autoreset; the other rows of obs stay as they are
+        if done.any():  # no autoreset, see make_envs; the other rows of obs stay as they are
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = {name: np.stack([step[name] for step in steps]) for name in step}
     rollout = {name: torch.as_tensor(array, device=agent.device) for name, array in rollout.items()}
@@ -179,7 +179,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps, ...]; next_values[t] is the value of next_obs[t], of what step t led to."""
+    Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t], what step t led to."""
     # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
     decays = gamma * gae_lambda * ~done  # 0 where an episode ends
@@ -192,13 +192,13 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # The old policy; not quite the one that acted, for statistics have been updated since. So ratios start at 1. The KL
-    # divergence between the two is small: measured, mostly below 0.001.
+    # Old log-probabilities are computed here, under the new statistics, so that ratios start at 1. The policy that
+    # acted had the statistics of before. That is accepted: the KL between the two was mostly below 0.001.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     rewards = rollout["rewards"].float()  # environments return float64
     if args.norm_reward:
-        rewards = rewards / agent.reward_sum_statistics.rms  # not by std, which may be 0
+        rewards = rewards / agent.reward_sum_statistics.rms  # not std: tiny if all sums are alike
     advantages = compute_gae(
         rewards, values, next_values, rollout["terminated"], rollout["done"], args.gamma, args.gae_lambda
     )
@@ -249,7 +249,7 @@ def ppo_update(agent, optimizer, batch, args):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl and sum_over_processes(metrics["losses/approx_kl"] - args.target_kl) > 0:
-                return metrics  # in all processes, for their mean KL is above the target
+                return metrics  # the mean KL of all processes is above the target, and all of them stop
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
@@ -266,7 +266,7 @@ def train(args, run_dir, checkpoint=None):
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0  # loads agent and optimizer, too
-    # The same agent, whose backward() averages gradients over processes; static_graph allows unused parameters.
+    # The same agent, whose backward() averages gradients; static_graph: a fork may have unused parameters.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # Each process, and each resumed run, draws its own random numbers.
@@ -275,7 +275,7 @@ def train(args, run_dir, checkpoint=None):
     obs, _ = envs.reset(seed=seeds[1:])
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # from here on
-    for iteration in tqdm(range(1, num_iterations + 1), disable=None if rank == 0 else True):  # None: on terminals
+    for iteration in tqdm(range(1, num_iterations + 1), disable=None if rank == 0 else True):  # None: only on terminals
         fraction_left = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
@@ -283,7 +283,7 @@ def train(args, run_dir, checkpoint=None):
         agent.update_statistics(rollout)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
-        exit_unless_below(math.inf, agent.state_dict())  # nan must not replace a good checkpoint
+        exit_unless_below(math.inf, agent.state_dict())  # nan or inf must not replace a good checkpoint
         if rank == 0:
             logger.log(args, global_step, rollout, batch, metrics, optimizer)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
@@ -299,7 +299,7 @@ def train(args, run_dir, checkpoint=None):
 
 
 # What follows is not PPO: processes, exits, logging, checkpoints, evaluation, environments, flags.
-def sum_over_processes(tensor):  # in place; nothing to do for one process
+def sum_over_processes(tensor):  # in place; unchanged in a single process
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
@@ -327,7 +327,7 @@ class Logger:
         with exit_with("cannot write the run directory", OSError):
             run_dir.mkdir(parents=True, exist_ok=args.resume is not None)
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
-        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points after the checkpoint
+        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # drops points after the checkpoint
         self.start_step = global_step
         self.start_time = time.perf_counter()
         self.current_episodes = np.zeros((num_envs, 2))  # return and length so far
@@ -343,8 +343,8 @@ class Logger:
             self.latest_episodes.extend(self.current_episodes[done[t]])
             self.current_episodes[done[t]] = 0
         self.steps_per_second = (global_step - self.start_step) / (time.perf_counter() - self.start_time)
-        unexplained_variance = (batch["returns"] - batch["old_values"]).var() / batch["returns"].var()
-        metrics["losses/explained_variance"] = 1 - unexplained_variance
+        unexplained = (batch["returns"] - batch["old_values"]).var() / batch["returns"].var()
+        metrics["losses/explained_variance"] = 1 - unexplained
         metrics["charts/learning_rate"] = optimizer.param_groups[0]["lr"]
         metrics["charts/SPS"] = self.steps_per_second
         progress = f"step {global_step}/{args.total_timesteps}: {self.steps_per_second:.0f} steps/s"
@@ -353,7 +353,7 @@ class Logger:
             progress += f", return {metrics['charts/episodic_return']:.1f}"
         for tag, value in metrics.items():
             self.writer.add_scalar(tag, value, global_step)
-        if global_step % (args.total_timesteps / 20) < args.num_envs * args.num_steps:  # every 5 %
+        if global_step % (args.total_timesteps / 20) < args.num_envs * args.num_steps:  # a multiple of 5 %
             tqdm.write(progress)
 
 
@@ -417,10 +417,10 @@ class SingleEnv(gym.Wrapper):
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # of float32
 
     def reset(self, **kwargs):
-        return self.env.reset(**kwargs)[0], {}  # gym.vector fails where infos change their type
+        return self.env.reset(**kwargs)[0], {}  # not used, and gym.vector fails to stack some infos
 
     def step(self, action):
         return *self.env.step(action)[:4], {}
@@ -481,7 +481,7 @@ def check_args(args, steps_taken):
 def main():
     sys.stdout.reconfigure(line_buffering=True)  # in a file, too
     sys.path.append("")  # the working directory, for --env-id module:Env-v0
-    args = tyro.cli(Args)  # parsed again, below, if a checkpoint has other defaults
+    args = tyro.cli(Args)  # below again, with a checkpoint's flags as defaults
     path = args.resume or args.evaluate
     checkpoint = None
     if path:
