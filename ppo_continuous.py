@@ -413,7 +413,7 @@ class SingleEnv(gym.Wrapper):
         with exit_with(f"cannot flatten observations of {space}", NotImplementedError, ValueError):
             obs_dim = gym.spaces.flatdim(space)
         if space.dtype == np.uint8 and len(space.shape) > 1:
-            sys.exit("error: for images as observations, use recipes/images.patch")
+            sys.exit("error: for images as observations, use recipes/images_*.patch")
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))

@@ -46,8 +46,8 @@ class Setting(NamedTuple):
 MEMORY = "popgym:popgym-RepeatPreviousEasy-v0"
 PIXELS = "--env-kwargs {} --frame-skip 1 --learning-rate 1e-3"
 SETTINGS = (
-    Setting("images", "pixels:PixelDoorKey-v0", 200_000, 5, PIXELS),
-    Setting("lstm", MEMORY, 250_000, 5),
+    Setting("images_discrete", "pixels:PixelDoorKey-v0", 200_000, 5, PIXELS),
+    Setting("lstm_discrete", MEMORY, 250_000, 5),
     Setting("", MEMORY, 250_000, 5),
     Setting("action_masks", "Taxi-v4", 200_000, 5),
     Setting("", "Taxi-v4", 200_000, 5),

@@ -16,10 +16,20 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 PATCHES = sorted(path.stem for path in (ROOT / "recipes").glob("*.patch"))
 
 
-class Picture(gym.Env):
+class TwoActions(gym.Env):
+    """Its two actions are those of a discrete space, or the signs of a number."""
+
+    def __init__(self, continuous=False):
+        self.action_space = Box(-1, 1, (1,), np.float32) if continuous else Discrete(2)
+
+    def number(self, action):
+        return action if isinstance(self.action_space, Discrete) else int(action[0] > 0)
+
+
+class Picture(TwoActions):
     """One half of the picture is bright; the action that names it earns 1."""
 
-    observation_space, action_space = Box(0, 255, (36, 40, 3), np.uint8), Discrete(2)
+    observation_space = Box(0, 255, (36, 40, 3), np.uint8)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -29,7 +39,7 @@ class Picture(gym.Env):
         return picture, {}
 
     def step(self, action):
-        return np.zeros((36, 40, 3), np.uint8), float(action == self.side), True, False, {}
+        return np.zeros((36, 40, 3), np.uint8), float(self.number(action) == self.side), True, False, {}
 
 
 class Clock(gym.Env):
@@ -99,10 +109,10 @@ class ForbiddenByMethod(Forbidden):
     mask_in_info = False
 
 
-class Cue(gym.Env):
+class Cue(TwoActions):
     """A cue is shown at the first step only; at the eleventh, the action that names it earns 1."""
 
-    observation_space, action_space = Box(-1, 1, (1,), np.float32), Discrete(2)
+    observation_space = Box(-1, 1, (1,), np.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -112,7 +122,7 @@ class Cue(gym.Env):
     def step(self, action):
         self.steps += 1
         end = self.steps == 11
-        return np.float32([0]), float(end and action == self.cue), end, False, {}
+        return np.float32([0]), float(end and self.number(action) == self.cue), end, False, {}
 
 
 for env in Picture, Clock, Heads, Buttons, Forbidden, ForbiddenByMethod, Cue:
@@ -120,15 +130,28 @@ for env in Picture, Clock, Heads, Buttons, Forbidden, ForbiddenByMethod, Cue:
 
 
 def apply(patch, text):
-    """The patched text; the lines around each change must stand in the text once, in the patch's order."""
+    """The patched text. What a hunk removes must stand once in the text, in the patch's order, with the line before and
+    after it; or without one or both, which is `patch`'s fuzz, where the main scripts differ."""
     done = ""
     for hunk in re.findall(r"^@@ .*? @@.*?\n((?:[ +-].*\n|\n)+)", patch, re.MULTILINE):
         lines = hunk.splitlines(keepends=True)
-        old, new = ("".join(line[1:] for line in lines if line[0] != sign) for sign in "+-")
-        assert text.count(old) == 1, old
+        for first, last in ((0, 0), (1, 0), (0, 1), (1, 1)):
+            part = lines[first : len(lines) - last]
+            old, new = ("".join(line[1:] for line in part if line[0] != sign) for sign in "+-")
+            if text.count(old) == 1:
+                break
+        assert text.count(old) == 1 and old.strip(), hunk
         before, text = text.split(old)
         done += before + new
     return done + text
+
+
+def fits(name):
+    """The main scripts that a patch is for."""
+    if name in ("action_masks", "multi_discrete"):
+        return ["ppo_discrete"]
+    _, _, kind = name.partition("_")
+    return [f"ppo_{kind}"] if kind in ("discrete", "continuous") else ["ppo_discrete", "ppo_continuous"]
 
 
 @pytest.fixture
@@ -146,34 +169,50 @@ def recipe(in_tmp):
     return recipe
 
 
-@pytest.mark.parametrize("name", PATCHES)
-def test_the_patched_script_is_formatted_and_short(name, in_tmp):
+@pytest.mark.parametrize(("name", "script"), [(name, script) for name in PATCHES for script in fits(name)])
+def test_the_patched_script_is_formatted_and_short(name, script, in_tmp):
     patch = (ROOT / f"recipes/{name}.patch").read_text()
     assert len(re.findall(r"^\+(?!\+\+ )", patch, re.MULTILINE)) <= 80
-    (in_tmp / "my_ppo.py").write_text(apply(patch, (ROOT / "ppo_discrete.py").read_text()))
+    (in_tmp / "my_ppo.py").write_text(apply(patch, (ROOT / f"{script}.py").read_text()))
     for command in ["format", "--check"], ["check"]:
         command = [sys.executable, "-m", "ruff", *command, "--config", ROOT / "pyproject.toml", "my_ppo.py"]
-        assert subprocess.run(command, capture_output=True, cwd=in_tmp).returncode == 0
+        result = subprocess.run(command, capture_output=True, cwd=in_tmp, text=True)
+        assert result.returncode == 0, result.stdout
+
+
+def test_the_six_patches_are_short():
+    names = ("action_masks", "envpool", "images_discrete", "lstm_discrete", "multi_discrete", "shared_network")
+    assert sum(len((ROOT / f"recipes/{name}.patch").read_text().splitlines()) for name in names) <= 500
+
+
+LONG = {"total_timesteps": 512 * 20, "num_envs": 16, "gamma": 0.95}
+CONTINUOUS = '{"continuous": true}'
 
 
 @pytest.mark.parametrize(
-    ("name", "env_id", "best", "flags"),
+    ("name", "script", "env_id", "best", "flags"),
     [
-        ("images", "Picture-v0", 1, {}),
-        ("multi_discrete", "Heads-v0", 1, {}),
-        ("multi_discrete", "Buttons-v0", 1, {}),
-        ("action_masks", "Forbidden-v0", 3, {}),
-        ("action_masks", "ForbiddenByMethod-v0", 3, {}),
-        ("lstm", "Cue-v0", 1, {"total_timesteps": 512 * 20, "num_envs": 16, "gamma": 0.95}),
-        ("shared_network", "CartPole-v1", 200, {"total_timesteps": 256 * 60, "num_steps": 64}),
-        ("kl_penalty", "CartPole-v1", 200, {"total_timesteps": 256 * 60, "num_steps": 64, "adaptive_kl": 0.01}),
+        ("images_discrete", "ppo_discrete", "Picture-v0", 1, {}),
+        ("images_continuous", "ppo_continuous", "Picture-v0", 1, {"env_kwargs": CONTINUOUS, "learning_rate": 2e-3}),
+        ("multi_discrete", "ppo_discrete", "Heads-v0", 1, {}),
+        ("multi_discrete", "ppo_discrete", "Buttons-v0", 1, {}),
+        ("action_masks", "ppo_discrete", "Forbidden-v0", 3, {}),
+        ("action_masks", "ppo_discrete", "ForbiddenByMethod-v0", 3, {}),
+        ("lstm_discrete", "ppo_discrete", "Cue-v0", 1, LONG),
+        ("lstm_continuous", "ppo_continuous", "Cue-v0", 1, LONG | {"env_kwargs": CONTINUOUS, "learning_rate": 2e-3}),
+        ("shared_network", "ppo_discrete", "CartPole-v1", 200, {"total_timesteps": 256 * 60, "num_steps": 64}),
+        ("shared_network", "ppo_continuous", "Cue-v0", 0.2, {"env_kwargs": CONTINUOUS}),
+        ("kl_penalty", "ppo_discrete", "CartPole-v1", 200, {"total_timesteps": 256 * 60, "num_steps": 64}),
     ],
 )
-def test_the_patched_script_learns_what_it_is_for(recipe, in_tmp, name, env_id, best, flags):
+def test_the_patched_script_learns_what_it_is_for(recipe, in_tmp, name, script, env_id, best, flags):
     """And evaluates alike from its checkpoint."""
-    my_ppo = recipe(name)
+    if name == "kl_penalty":
+        flags = flags | {"adaptive_kl": 0.01}
+    my_ppo = recipe(name, script)
     defaults = {"num_envs": 8, "num_steps": 32, "total_timesteps": 256 * 8, "num_minibatches": 4, "update_epochs": 4}
-    args = my_ppo.Args(env_id=env_id, env_kwargs="{}", hidden_size=32, eval_episodes=20, **(defaults | flags))
+    defaults["env_kwargs"] = "{}"
+    args = my_ppo.Args(env_id=env_id, hidden_size=32, eval_episodes=20, **(defaults | flags))
     agent = train(my_ppo, args)
     returns = my_ppo.evaluate(agent, my_ppo.make_envs(args, 1), args, Path("videos"))
     assert returns.mean() >= best
@@ -185,7 +224,7 @@ def test_the_patched_script_learns_what_it_is_for(recipe, in_tmp, name, env_id, 
 
 @pytest.mark.parametrize(("frame_skip", "seen"), [(1, [0, 1, 2, 3]), (4, [0, 4, 8, 12])])
 def test_images_shows_the_last_four_frames(recipe, frame_skip, seen):
-    my_ppo = recipe("images")
+    my_ppo = recipe("images_discrete")
     envs = my_ppo.make_envs(my_ppo.Args(env_id="Clock-v0", env_kwargs="{}", frame_skip=frame_skip), 1)
     envs.reset(seed=0)
     for _ in range(3):
@@ -224,7 +263,7 @@ def test_the_kl_penalty_in_the_loss(recipe):
 
 def test_lstm_acts_and_learns_with_the_same_states(recipe, in_tmp):
     """What acts, one step after the other, and what learns, a whole sequence at once, are the same function."""
-    my_ppo = recipe("lstm")
+    my_ppo = recipe("lstm_discrete")
     args = my_ppo.Args(
         env_id="Cue-v0", num_envs=4, num_steps=35, total_timesteps=140, num_minibatches=2, norm_obs=False, hidden_size=8
     )
@@ -239,9 +278,12 @@ def test_lstm_acts_and_learns_with_the_same_states(recipe, in_tmp):
     assert states.shape == (20, 3, 32)
 
 
-def test_envpool_resets_only_where_it_is_asked_to(recipe):
+@pytest.mark.parametrize(
+    ("script", "env_id", "best"), [("ppo_discrete", "CartPole-v1", 200), ("ppo_continuous", "Pendulum-v1", -1400)]
+)
+def test_envpool_resets_only_where_it_is_asked_to(recipe, script, env_id, best):
     pytest.importorskip("envpool")
-    my_ppo = recipe("envpool")
-    args = my_ppo.Args(env_id="CartPole-v1", num_steps=64, total_timesteps=1024 * 20, eval_episodes=20)
+    my_ppo = recipe("envpool", script)
+    args = my_ppo.Args(env_id=env_id, num_envs=16, num_steps=64, total_timesteps=1024 * 20, eval_episodes=20)
     agent = train(my_ppo, args)
-    assert my_ppo.evaluate(agent, my_ppo.make_envs(args, 1), args, Path("videos")).mean() > 200
+    assert my_ppo.evaluate(agent, my_ppo.make_envs(args, 1), args, Path("videos")).mean() > best
