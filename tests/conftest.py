@@ -1,7 +1,9 @@
 """What several test files share: the scripts as modules, and as a user starts them."""
 
+import copy
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,32 @@ def in_tmp(tmp_path, monkeypatch):
     """A working directory of the test's own, for the runs/ of training in this process."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    """Trains each script once for six iterations of 32 steps; returns the arguments and the run's folder."""
+    runs = {}
+
+    def trained_once(script):
+        if script.__name__ not in runs:
+            args = script.Args(
+                env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=192, num_minibatches=2,
+                target_kl=None, eval_episodes=2,
+            )  # fmt: skip
+            torch.set_num_threads(1)
+            runs[script.__name__] = args, tmp_path_factory.mktemp("trained") / "run"
+            script.train(*runs[script.__name__])
+        return runs[script.__name__]
+
+    return trained_once
+
+
+@pytest.fixture
+def trained(script, in_tmp, trained_once):
+    """The arguments of a trained script, and the path of its checkpoint, both the test's own."""
+    args, folder = trained_once(script)
+    return copy.copy(args), Path(shutil.copytree(folder, in_tmp / "runs" / "run")) / "checkpoint.pt"
 
 
 def run_script(script, flags, cwd, **kwargs):

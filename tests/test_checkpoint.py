@@ -17,18 +17,6 @@ import torch
 from conftest import SMALL, env_for, probe_args, refused, run_main, run_script, scalars, train
 
 
-@pytest.fixture
-def trained(script, in_tmp):
-    """Trains for six iterations of 32 steps; returns the arguments and the checkpoint's path."""
-    args = script.Args(
-        env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=192, num_minibatches=2, target_kl=None,
-        eval_episodes=2,
-    )  # fmt: skip
-    train(script, args)
-    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
-    return args, path
-
-
 def changed(path, change, name="changed.pt"):
     """A copy of the checkpoint after `change(checkpoint)`."""
     checkpoint = torch.load(path, weights_only=True)
@@ -245,6 +233,7 @@ def test_a_checkpoint_of_something_else_is_refused(script, trained, monkeypatch)
 
 @pytest.mark.process
 @pytest.mark.parametrize("limit", [0, 20_000])
+@pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)  # the same text in both, test_files.py
 def test_a_disk_that_cannot_be_written_any_further(limit, script, trained, in_tmp):
     """A limit on the size of files acts like a full disk: at once, or after some checkpoints and curves."""
     _, path = trained
@@ -303,20 +292,20 @@ def test_two_runs_share_no_directory(script, in_tmp, monkeypatch):
 
 
 def test_two_processes_that_save_in_one_place(script, trained, monkeypatch):
-    """While one has written half of its file, the other saves: both files are whole."""
+    """While one has written its file and not yet put it in place, the other saves: both files are whole."""
     args, path = trained
-    fsync, pids = os.fsync, iter((1, 2))
+    replace, pids = os.replace, iter((1, 2))
     agent = script.Agent(script.make_envs(args, 1), args)
     optimizer = torch.optim.Adam(agent.parameters())
     monkeypatch.setattr(script.os, "getpid", lambda: next(pids))
 
-    def other_saves_first(number):
-        monkeypatch.setattr(script.os, "fsync", fsync)
+    def other_saves_first(*paths):
+        monkeypatch.setattr(script.os, "replace", replace)
         script.save_checkpoint(path, args, 64, agent, optimizer)
         assert torch.load(path, weights_only=True)["global_step"] == 64
-        fsync(number)
+        replace(*paths)
 
-    monkeypatch.setattr(script.os, "fsync", other_saves_first)
+    monkeypatch.setattr(script.os, "replace", other_saves_first)
     script.save_checkpoint(path, args, 32, agent, optimizer)
     assert torch.load(path, weights_only=True)["global_step"] == 32
     np.testing.assert_equal([p.name for p in path.parent.glob("checkpoint*")], ["checkpoint.pt"])

@@ -1,7 +1,6 @@
 """The main scripts as a user starts them: what works, what is refused and how. Nearly all in this process."""
 
 import json
-import os
 import re
 import traceback
 from pathlib import Path
@@ -36,9 +35,8 @@ def test_init_log_std_must_be_a_number(in_tmp, monkeypatch):
     refused(ppo_continuous, monkeypatch, "--init-log-std", "nan")
 
 
-def test_flags_that_exclude_each_other(script, in_tmp, monkeypatch):
-    run_main(script, monkeypatch, "--env-id", env_for(script), *SMALL.split())
-    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+def test_flags_that_exclude_each_other(script, trained, monkeypatch):
+    _, path = trained
     assert "either --resume or --evaluate" in refused(script, monkeypatch, "--resume", path, "--evaluate", path)
     monkeypatch.setenv("DISPLAY", ":0")
     assert "no --capture-video" in refused(script, monkeypatch, "--evaluate", path, "--render", "--capture-video")
@@ -71,13 +69,6 @@ def test_modules_are_found_where_the_command_is_typed(script, in_tmp, monkeypatc
     )
     run_main(script, monkeypatch, "--env-id", f"my_{script.__name__}:Mine-v0", *SMALL.split())
     assert "over 2 episodes" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE", "LOCAL_RANK"])
-def test_variables_that_a_shell_left_behind(script, variable, in_tmp, monkeypatch, capsys):
-    monkeypatch.setitem(os.environ, variable, "1")
-    run_main(script, monkeypatch, "--env-id", env_for(script), *SMALL.split())
-    assert "over 2 episodes" in capsys.readouterr().out and list(in_tmp.glob("runs/*/checkpoint.pt"))
 
 
 @pytest.mark.parametrize("error", ["FileNotFoundError", "JSONDecodeError", "TypeError"])

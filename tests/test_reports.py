@@ -5,6 +5,8 @@ Rows about a checkpoint's content are in test_checkpoint.py, about the box of ac
 that are not finite in test_training.py, about several processes in test_processes.py.
 """
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -60,6 +62,7 @@ gym.register("Sparse-v0", Sparse)
 gym.register("OddReward-v0", OddReward, max_episode_steps=5)
 
 
+OUT_OF_RANGE = "2"  # the status with which tyro leaves, after a message in a box
 REFUSED = {  # flags: what the message must hold; tyro prints its own, in a box
     # Environments that cannot be made, or not be used.
     "--env-id NoSuchEnv-v0": "NoSuchEnv",
@@ -89,21 +92,24 @@ REFUSED = {  # flags: what the message must hold; tyro prints its own, in a box
     "--num-envs 2 --num-steps 8 --num-minibatches 9": "--num-minibatches must leave 2 samples in each",
     "--num-envs 1 --num-steps 1 --num-minibatches 1": "--num-minibatches must leave 2 samples in each",
     "--total-timesteps 31": "--total-timesteps must be higher",
-    **dict.fromkeys(("--num-envs 0", "--num-steps -1", "--num-minibatches 0", "--update-epochs 0"), ""),
-    **dict.fromkeys(("--hidden-size 0", "--eval-episodes 0", "--checkpoint-interval 0", "--num-envs 1e3"), ""),
-    **dict.fromkeys(("--gamma 1.01", "--gamma nan", "--gae-lambda -0.1", "--learning-rate -1e-3"), ""),
-    **dict.fromkeys(("--learning-rate 0", "--learning-rate inf", "--max-grad-norm 0", "--clip-coef 0"), ""),
-    **dict.fromkeys(("--vf-coef nan", "--target-kl -1", "--seed -1", "--seed 18446744073709551616"), ""),
+    **dict.fromkeys(("--num-envs 0", "--num-steps -1", "--num-minibatches 0", "--update-epochs 0"), OUT_OF_RANGE),
+    **dict.fromkeys(
+        ("--hidden-size 0", "--eval-episodes 0", "--checkpoint-interval 0", "--num-envs 1e3"), OUT_OF_RANGE
+    ),
+    **dict.fromkeys(("--gamma 1.01", "--gamma nan", "--gae-lambda -0.1", "--learning-rate -1e-3"), OUT_OF_RANGE),
+    **dict.fromkeys(("--learning-rate 0", "--learning-rate inf", "--max-grad-norm 0", "--clip-coef 0"), OUT_OF_RANGE),
+    **dict.fromkeys(("--vf-coef nan", "--target-kl -1", "--seed -1", "--seed 18446744073709551616"), OUT_OF_RANGE),
     # Flags that do not go together, or of other scripts.
     "--render": "--render needs a display, --evaluate",
-    "--resume x --evaluate y": "",
-    **dict.fromkeys(("--anneal-lr False", "--adaptive-kl 0.01", "--vectorization-mode sync", "--track"), ""),
+    "--resume x --evaluate y": "is no checkpoint",
+    **dict.fromkeys(("--anneal-lr False", "--adaptive-kl 0.01", "--vectorization-mode sync", "--track"), OUT_OF_RANGE),
 }
 
 
 @pytest.mark.parametrize(("flags", "message"), REFUSED.items())
 def test_bad_input_is_refused(script, flags, message, in_tmp, monkeypatch):
-    assert message in refused(script, monkeypatch, *flags_for(script, flags))
+    answer = refused(script, monkeypatch, *flags_for(script, flags))
+    assert answer == message if message == OUT_OF_RANGE else message in answer
     assert not list(in_tmp.iterdir())
 
 
@@ -153,17 +159,20 @@ def test_a_policy_that_has_to_be_random(in_tmp, monkeypatch, capsys):
     """Greedy, it walks into the wall for 200 steps; --no-greedy evaluates what was learned."""
     import ppo_discrete
 
-    flags = "--env-id Corridor-v0 --num-envs 8 --num-steps 64 --total-timesteps 20480 --eval-episodes 50"
+    flags = (
+        "--env-id Corridor-v0 --num-envs 8 --num-steps 64 --total-timesteps 8192 --update-epochs 4 --eval-episodes 50"
+    )
     run_main(ppo_discrete, monkeypatch, *flags.split(), "--no-greedy")
     output = capsys.readouterr().out
-    assert "sampled return -1" in output and "over 50 episodes" in output
+    assert -20 < float(re.search(r"sampled return (\S+) .* over 50 episodes", output)[1]) < -6  # -11.6 at best
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
     run_main(ppo_discrete, monkeypatch, "--evaluate", path, "--greedy", "--eval-episodes", 2)
     assert "greedy return -200.00 +- 0.00" in capsys.readouterr().out
 
 
-def test_a_variable_that_torchrun_left_behind(script, in_tmp, monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "1")
+def test_variables_that_torchrun_left_behind(script, in_tmp, monkeypatch, capsys):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
     run_main(script, monkeypatch, *flags_for(script, "--env-id ENV"))
     assert "run saved in" in capsys.readouterr().out and list(in_tmp.glob("runs/*/checkpoint.pt"))
 
@@ -190,15 +199,14 @@ def test_a_sparse_reward_and_a_constant_observation():
 
 
 @pytest.mark.parametrize("flag", ["norm-obs", "norm-reward"])
-def test_normalization_that_is_turned_off_on_resume(script, flag, in_tmp, monkeypatch):
-    run_main(script, monkeypatch, *flags_for(script, "--env-id ENV"))
-    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
-    run_main(script, monkeypatch, "--resume", path, f"--no-{flag}", "--total-timesteps", 192)
+def test_normalization_that_is_turned_off_on_resume(script, flag, trained, monkeypatch):
+    _, path = trained
+    run_main(script, monkeypatch, "--resume", path, f"--no-{flag}", "--total-timesteps", 224)
     checkpoint = torch.load(path, weights_only=True)
     args = script.Args(**checkpoint["args"])
     envs = script.make_envs(args, 2)
     agent = script.Agent(envs, args)
-    assert script.restore(checkpoint, agent) == 192
+    assert script.restore(checkpoint, agent) == 224
     rollout, _ = script.collect_trajectories(envs, agent, envs.reset(seed=0)[0], 8)
     if flag == "norm-obs":
         assert agent.normalize(rollout["obs"]) is rollout["obs"]
@@ -210,19 +218,17 @@ def test_normalization_that_is_turned_off_on_resume(script, flag, in_tmp, monkey
         torch.testing.assert_close(last, rollout["rewards"][-1].float())
 
 
-@pytest.mark.parametrize(("num_steps", "steps"), [(64, 256 + 96), (128, 256 + 96), (24, 384)])
-def test_a_resumed_run_takes_no_more_steps_than_it_may(script, num_steps, steps, in_tmp, monkeypatch):
-    """96 steps with iterations of 32; then up to 384, with other iterations: as many as fit."""
-    run_main(script, monkeypatch, *flags_for(script, "--env-id ENV"))
-    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
-    run_main(script, monkeypatch, "--resume", path, "--num-steps", num_steps, "--total-timesteps", 384)
+@pytest.mark.parametrize(("num_steps", "total", "steps"), [(64, 447, 320), (128, 448, 448), (24, 440, 432)])
+def test_a_resumed_run_takes_no_more_steps_than_it_may(script, num_steps, total, steps, trained, monkeypatch):
+    """192 steps with iterations of 32; then up to some more, with other iterations: as many as fit."""
+    _, path = trained
+    run_main(script, monkeypatch, "--resume", path, "--num-steps", num_steps, "--total-timesteps", total)
     assert torch.load(path, weights_only=True)["global_step"] == steps
     assert scalars(path.parent)["eval/episodic_return"][-1][0] == steps
 
 
-def test_no_display(script, in_tmp, monkeypatch):
-    run_main(script, monkeypatch, *flags_for(script, "--env-id ENV"))
-    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+def test_no_display(script, trained, monkeypatch):
+    _, path = trained
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     assert "--render needs a display" in refused(script, monkeypatch, "--evaluate", path, "--render")
