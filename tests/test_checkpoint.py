@@ -220,6 +220,12 @@ def set_to(value, *keys):
 def test_what_is_wrong_in_a_checkpoint_is_refused(script, trained, change, monkeypatch):
     bad = changed(trained[1], change)
     refused(script, monkeypatch, "--resume", bad, "--total-timesteps", 999)
+    assert len(list(bad.parent.glob("flags-*"))) == 1  # before anything of a run is made
+
+
+def test_weights_that_are_not_finite_are_not_evaluated(script, trained, monkeypatch):
+    bad = changed(trained[1], set_to(torch.full((64,), torch.inf), "agent", "actor.0.bias"))
+    assert "actor.0.bias must be below inf" in refused(script, monkeypatch, "--evaluate", bad)
 
 
 def test_a_checkpoint_of_something_else_is_refused(script, trained, monkeypatch):
