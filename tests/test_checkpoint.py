@@ -170,6 +170,7 @@ NO_CHECKPOINT = "is no checkpoint of this version of the script"
 
 
 @pytest.mark.parametrize("flag", ["--resume", "--evaluate"])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # of the file that is none of PyTorch's
 def test_what_is_no_checkpoint_is_refused(script, trained, flag, in_tmp, monkeypatch):
     args, path = trained
     good, bad = path.read_bytes(), in_tmp / "bad.pt"

@@ -77,10 +77,9 @@ def test_policy_depends_on_the_observation(learn, norm_obs):
     assert values(agent, [[-1.0], [1.0]]) == pytest.approx([1, 1], abs=0.2)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_size_of_the_action_box_does_not_matter(in_tmp, dtype):
+def test_the_size_of_the_action_box_does_not_matter(in_tmp):
     agents = []
-    for scale in (1, 1e-3, 1e3):
+    for scale, dtype in ((1, "float32"), (1e-3, "float64"), (1e3, "float32")):
         env_kwargs = f'{{"scale": {scale}, "dtype": "{dtype}", '
         agents.append(train(ppo_continuous, probe_args(ppo_continuous, "Target", env_kwargs=env_kwargs)))
         action = act(agents[-1], [[0.0]], greedy=True)

@@ -257,9 +257,16 @@ def main():
     before = discrete.Agent(envs, args)
     rollout, _ = discrete.collect_trajectories(envs, before, envs.reset(seed=1)[0], args.num_steps)
     before.update_statistics(rollout)
+    numbers["ends in a rollout"] = str(rollout["done"].sum().item())
+    numbers["steps to the end"] = f"{rollout['done'].numel() / rollout['done'].sum():.0f}"
     after, args, curves, _ = train(discrete, total_timesteps=250_000)
     numbers["trained return"] = f"{curves['eval/episodic_return'][1][-1]:.0f}"
     numbers["first return"] = f"{curves['charts/episodic_return'][1][0]:.0f}"
+    for name in ("entropy", "value_loss", "explained_variance"):
+        values = curves[f"losses/{name}"][1]
+        numbers[f"{name} first"], numbers[f"{name} last"] = f"{values[0]:.2f}", f"{values[-10:].mean():.2f}"
+    numbers["policy_loss size"] = f"{np.abs(curves['losses/policy_loss'][1]).mean():.3f}"
+    numbers["value_loss size"] = f"{curves['losses/value_loss'][1].mean():.3f}"
     landing = a_landing(discrete, after, args)
     draw_policy(plt, before, after, landing)
     draw_values(plt, after, args, landing)
@@ -269,7 +276,7 @@ def main():
     for label, flags in {
         "healthy": {},
         "learning rate 0.025": {"learning_rate": 0.025},
-        "60 epochs": {"update_epochs": 60},
+        "40 epochs": {"update_epochs": 40},
         "no clipping": {"clip_coef": float("inf")},
     }.items():
         _, args, runs[label], checkpoint = train(discrete, total_timesteps=100_000, **flags)
@@ -287,6 +294,9 @@ def main():
         continuous = load("ppo_continuous", *changes)
         agents[label], args, _, _ = train(continuous, env_id="Pendulum-v1", total_timesteps=100_000)
     draw_time_limits(plt, continuous, agents, args)
+    swinging, args, _, _ = train(load("ppo_continuous"), env_id="Pendulum-v1", total_timesteps=100_000)
+    numbers["first std"] = f"{np.exp(args.init_log_std):.2f}"
+    numbers["last std"] = f"{swinging.log_std.exp().item():.2f}"
     (FOLDER / "numbers.json").write_text(json.dumps(numbers, indent=1) + "\n")
 
 
