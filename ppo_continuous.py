@@ -171,7 +171,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
         obs = next_obs
         if done.any():  # no autoreset, see make_envs; the other rows of obs stay as they are
             obs, _ = envs.reset(options={"reset_mask": done})
-    rollout = {name: np.stack([step[name] for step in steps]) for name in step}
+    rollout = {name: np.stack([one[name] for one in steps]) for name in step}
     rollout = {name: torch.as_tensor(array, device=agent.device) for name, array in rollout.items()}
     exit_unless_below(1e18, rollout)  # squares of what is much larger are infinite in float32
     return rollout, obs
@@ -183,7 +183,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
     decays = gamma * gae_lambda * ~done  # 0 where an episode ends
-    advantages = deltas.clone()  # the last one is complete
+    advantages = deltas.clone()  # that of the last step is complete: no later step is known
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]
     return advantages

@@ -59,7 +59,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
     decays = gamma * gae_lambda * ~done  # 0 where an episode ends
-    advantages = deltas.clone()  # the last one is complete
+    advantages = deltas.clone()  # that of the last step is complete: no later step is known
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]
     return advantages

@@ -43,7 +43,7 @@ def test_each_exercise_fits_the_script(generate):
 
     assert len(json.loads((FOLDER / "exercises.json").read_text())) == len(EXERCISES) >= 7
     for exercise in EXERCISES:
-        compile(changed(exercise), exercise.name, "exec")
+        compile(changed(exercise.script, exercise.changes), exercise.name, "exec")
 
 
 def test_pictures_are_there_and_small(generate):

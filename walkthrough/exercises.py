@@ -23,9 +23,13 @@ class Exercise(NamedTuple):
     name: str
     flags: str
     script: str = "ppo_discrete"
-    change: tuple = ()  # (old, new) text of a line
+    changes: tuple = ()  # (old, new) text of a line
 
 
+LARGE_REWARDS = (
+    "return *self.env.step(action)[:4], {}",
+    "obs, reward, *rest = self.env.step(action)[:4]\n        return obs, 100 * reward, *rest, {}",
+)
 EXERCISES = (
     Exercise("nothing changed", LANDER),
     Exercise("lambda 0: one-step advantages", f"{LANDER} --gae-lambda 0"),
@@ -33,47 +37,37 @@ EXERCISES = (
     Exercise("no clipping", f"{LANDER} --clip-coef inf"),
     Exercise("one epoch", f"{LANDER} --update-epochs 1"),
     Exercise("a large entropy bonus", f"{LANDER} --ent-coef 0.1"),
-    Exercise("wind", f"{LANDER} --env-kwargs {{\"enable_wind\":true}}"),
-    Exercise(
-        "rewards a hundred times as large",
-        LANDER,
-        change=("return *self.env.step(action)[:4], {}", "obs, reward, *rest = self.env.step(action)[:4]\n"
-                "        return obs, 100 * reward, *rest, {}"),
-    ),
-    Exercise(
-        "the same, not scaled",
-        f"{LANDER} --no-norm-reward",
-        change=("return *self.env.step(action)[:4], {}", "obs, reward, *rest = self.env.step(action)[:4]\n"
-                "        return obs, 100 * reward, *rest, {}"),
-    ),
+    Exercise("wind", f'{LANDER} --env-kwargs {{"enable_wind":true}}'),
+    Exercise("rewards a hundred times as large", LANDER, changes=(LARGE_REWARDS,)),
+    Exercise("the same, not scaled", f"{LANDER} --no-norm-reward", changes=(LARGE_REWARDS,)),
     Exercise("nothing changed", PENDULUM, "ppo_continuous"),
     Exercise(
         "`terminated` instead of `done` in the recursion",
         PENDULUM,
         "ppo_continuous",
-        ("gae_lambda * ~done", "gae_lambda * ~terminated"),
+        (("gae_lambda * ~done", "gae_lambda * ~terminated"),),
     ),
     Exercise(
         "`done` instead of `terminated` in the TD errors",
         PENDULUM,
         "ppo_continuous",
-        ("gamma * ~terminated", "gamma * ~done"),
+        (("gamma * ~terminated", "gamma * ~done"),),
     ),
-)  # fmt: skip
+)
 
 
-def changed(exercise):
-    """The text of the script with the change made, where its old text stands once."""
-    source = (FOLDER.parent / f"{exercise.script}.py").read_text()
-    if exercise.change:
-        assert source.count(exercise.change[0]) == 1, f"{exercise.script}.py must hold {exercise.change[0]!r} once"
-        source = source.replace(*exercise.change)
+def changed(script, changes):
+    """The text of a script with each (old, new) text changed, where the old one stands once."""
+    source = (FOLDER.parent / f"{script}.py").read_text()
+    for old, new in changes:
+        assert source.count(old) == 1, f"{script}.py must hold {old!r} once"
+        source = source.replace(old, new)
     return source
 
 
 def run(exercise, seed):
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, f"{exercise.script}.py").write_text(changed(exercise))
+        Path(folder, f"{exercise.script}.py").write_text(changed(exercise.script, exercise.changes))
         command = [sys.executable, f"{exercise.script}.py", *exercise.flags.split(), "--seed", str(seed)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)

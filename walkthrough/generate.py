@@ -39,7 +39,7 @@ def exercises():
     rows = json.loads((FOLDER / "exercises.json").read_text())
     lines = ["| | change | command | mean | each seed |", "|---|---|---|---|---|"]
     for number, (exercise, returns) in enumerate(zip(EXERCISES, rows, strict=True), 1):
-        name = exercise.name + " (edit a line)" * bool(exercise.change)
+        name = exercise.name + " (edit a line)" * bool(exercise.changes)
         each = " ".join(f"{value:.0f}" for value in returns)
         flags = shlex.join(exercise.flags.split())
         mean = sum(returns) / len(SEEDS)
@@ -58,6 +58,7 @@ def fill(page):
         r"<!-- number ([^>]+?) -->.*?<!-- /number -->",
         lambda m: f"<!-- number {m[1]} -->{NUMBERS[m[1]]}<!-- /number -->",
         page,
+        flags=re.DOTALL,
     )
     return re.sub(
         r"<!-- exercises -->\n.*?<!-- /exercises -->",
