@@ -403,7 +403,7 @@ def evaluate(agent, envs, args, video_dir):
 
 
 class SingleEnv(gym.Wrapper):
-    """One environment: checks its spaces, flattens its observations, and drops its info."""
+    """One environment: checks its spaces, and drops its info."""
 
     def __init__(self, env):
         space = env.observation_space

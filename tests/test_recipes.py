@@ -10,8 +10,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, env_for, scalars, train
+from conftest import ROOT, env_for, refused, scalars, train
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from tasks import TorchPendulum
 
 PATCHES = sorted(path.stem for path in (ROOT / "recipes").glob("*.patch"))
 
@@ -34,12 +35,19 @@ class Picture(TwoActions):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.side = int(self.np_random.integers(2))
-        picture = np.zeros((36, 40, 3), np.uint8)
-        picture[:, 20 * self.side : 20 * self.side + 20] = 255
-        return picture, {}
+        obs = np.zeros_like(self.observation_space.low)
+        half = obs.shape[1] // 2
+        obs[:, half * self.side : half * self.side + half] = self.observation_space.high.max()
+        return obs, {}
 
     def step(self, action):
-        return np.zeros((36, 40, 3), np.uint8), float(self.number(action) == self.side), True, False, {}
+        return np.zeros_like(self.observation_space.low), float(self.number(action) == self.side), True, False, {}
+
+
+class Planes(Picture):
+    """The same on a grid, as MinAtar observes its games."""
+
+    observation_space = Box(0, 1, (10, 10, 4), bool)
 
 
 class Clock(gym.Env):
@@ -125,7 +133,65 @@ class Cue(TwoActions):
         return np.float32([0]), float(end and self.number(action) == self.cue), end, False, {}
 
 
-for env in Picture, Clock, Heads, Buttons, Forbidden, ForbiddenByMethod, Cue:
+class Leavers:
+    """Two agents of PettingZoo's parallel API see a sign each, and earn 1 by naming it. One leaves after a step, the
+    other runs into the time limit after three."""
+
+    possible_agents, metadata, render_mode = ["a", "b"], {}, None
+
+    def observation_space(self, agent):
+        return gym.spaces.Dict({"sign": Discrete(2)})  # flattened
+
+    def action_space(self, agent):
+        return Discrete(2, start=3)
+
+    def observe(self):
+        self.signs = {agent: int(self.random.integers(2)) for agent in self.agents}
+        return {agent: {"sign": sign} for agent, sign in self.signs.items()}
+
+    def reset(self, seed=None, options=None):
+        self.random = self.random if seed is None else np.random.default_rng(seed)
+        self.agents, self.steps = ["a", "b"], 0
+        return self.observe(), {}
+
+    def step(self, actions):
+        assert list(actions) == self.agents
+        rewards = {agent: float(action - 3 == self.signs[agent]) for agent, action in actions.items()}
+        obs = self.observe()
+        self.steps += 1
+        terminated = {agent: agent == "b" for agent in actions}
+        truncated = {agent: agent == "a" and self.steps == 3 for agent in actions}
+        self.agents = [agent for agent in actions if not terminated[agent] and not truncated[agent]]
+        return obs, rewards, terminated, truncated, {}
+
+    def close(self):
+        pass
+
+
+parallel_env = Leavers
+
+
+class Signs:
+    """A simulator of one-step episodes: the action that names the observed sign earns 1."""
+
+    single_action_space = Discrete(2)
+
+    def __init__(self, num_envs, device):
+        self.num_envs = num_envs
+
+    def reset(self, seed=None):
+        self.signs = torch.randint(2, (self.num_envs,))
+        return self.signs.unsqueeze(1), {}
+
+    def step(self, actions):
+        rewards, ends = (actions == self.signs).float(), torch.ones(self.num_envs)
+        return self.reset()[0], rewards, ends, 0 * ends, {}
+
+    def close(self):
+        pass
+
+
+for env in Picture, Planes, Clock, Heads, Buttons, Forbidden, ForbiddenByMethod, Cue:
     gym.register(f"{env.__name__}-v0", env, max_episode_steps=100)
 
 
@@ -150,7 +216,7 @@ def fits(name):
     """The main scripts that a patch is for."""
     if name in ("action_masks", "multi_discrete"):
         return ["ppo_discrete"]
-    _, _, kind = name.partition("_")
+    _, _, kind = name.rpartition("_")
     return [f"ppo_{kind}"] if kind in ("discrete", "continuous") else ["ppo_discrete", "ppo_continuous"]
 
 
@@ -172,7 +238,7 @@ def recipe(in_tmp):
 @pytest.mark.parametrize(("name", "script"), [(name, script) for name in PATCHES for script in fits(name)])
 def test_the_patched_script_is_formatted_and_short(name, script, in_tmp):
     patch = (ROOT / f"recipes/{name}.patch").read_text()
-    assert len(re.findall(r"^\+(?!\+\+ )", patch, re.MULTILINE)) <= 80
+    assert len(re.findall(r"^\+(?!\+\+ )", patch, re.MULTILINE)) <= 85
     (in_tmp / "my_ppo.py").write_text(apply(patch, (ROOT / f"{script}.py").read_text()))
     for command in ["format", "--check"], ["check"]:
         command = [sys.executable, "-m", "ruff", *command, "--config", ROOT / "pyproject.toml", "my_ppo.py"]
@@ -185,14 +251,27 @@ def test_the_six_patches_are_short():
     assert sum(len((ROOT / f"recipes/{name}.patch").read_text().splitlines()) for name in names) <= 500
 
 
+def evaluate(my_ppo, agent, args):
+    if hasattr(my_ppo, "BatchedSimulator"):
+        return my_ppo.evaluate(agent, my_ppo.make_envs(args, args.eval_episodes), args)
+    return my_ppo.evaluate(agent, my_ppo.make_envs(args, 1), args, Path("videos"))
+
+
 LONG = {"total_timesteps": 512 * 20, "num_envs": 16, "gamma": 0.95}
 CONTINUOUS = '{"continuous": true}'
+SEA = {"total_timesteps": 512 * 30, "num_envs": 16, "env_kwargs": '{"size": 8}'}
+CONTINUOUS_SEA = '{"size": 8, "continuous": true}'
+MANY = {
+    "num_envs": 4096, "num_steps": 8, "total_timesteps": 4096 * 8 * 20, "num_minibatches": 8, "learning_rate": 3e-3,
+    "gamma": 0.9, "gae_lambda": 0.9,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "script", "env_id", "best", "flags"),
     [
         ("images_discrete", "ppo_discrete", "Picture-v0", 1, {}),
+        ("images_discrete", "ppo_discrete", "Planes-v0", 1, {}),
         ("images_continuous", "ppo_continuous", "Picture-v0", 1, {"env_kwargs": CONTINUOUS, "learning_rate": 2e-3}),
         ("multi_discrete", "ppo_discrete", "Heads-v0", 1, {}),
         ("multi_discrete", "ppo_discrete", "Buttons-v0", 1, {}),
@@ -200,9 +279,21 @@ CONTINUOUS = '{"continuous": true}'
         ("action_masks", "ppo_discrete", "ForbiddenByMethod-v0", 3, {}),
         ("lstm_discrete", "ppo_discrete", "Cue-v0", 1, LONG),
         ("lstm_continuous", "ppo_continuous", "Cue-v0", 1, LONG | {"env_kwargs": CONTINUOUS, "learning_rate": 2e-3}),
-        ("shared_network", "ppo_discrete", "CartPole-v1", 200, {"total_timesteps": 256 * 60, "num_steps": 64}),
+        ("shared_network", "ppo_discrete", "probes:ObservedActionReward-v0", 1, {}),
         ("shared_network", "ppo_continuous", "Cue-v0", 0.2, {"env_kwargs": CONTINUOUS}),
-        ("kl_penalty", "ppo_discrete", "CartPole-v1", 200, {"total_timesteps": 256 * 60, "num_steps": 64}),
+        ("kl_penalty", "ppo_discrete", "probes:ObservedActionReward-v0", 1, {}),
+        ("several_agents", "ppo_discrete", "test_recipes", 2, {}),
+        ("curiosity", "ppo_discrete", "tasks:DeepSea-v0", 0.9, SEA),
+        (
+            "curiosity",
+            "ppo_continuous",
+            "tasks:DeepSea-v0",
+            0.9,
+            SEA | {"env_kwargs": CONTINUOUS_SEA, "learning_rate": 2e-3},
+        ),
+        ("compiled", "ppo_discrete", "probes:ObservedActionReward-v0", 1, {}),
+        ("batched_simulator_discrete", "ppo_discrete", "test_recipes:Signs", 1, {}),
+        ("batched_simulator_continuous", "ppo_continuous", "tasks:TorchPendulum", -400, MANY),
     ],
 )
 def test_the_patched_script_learns_what_it_is_for(recipe, in_tmp, name, script, env_id, best, flags):
@@ -214,12 +305,12 @@ def test_the_patched_script_learns_what_it_is_for(recipe, in_tmp, name, script, 
     defaults["env_kwargs"] = "{}"
     args = my_ppo.Args(env_id=env_id, hidden_size=32, eval_episodes=20, **(defaults | flags))
     agent = train(my_ppo, args)
-    returns = my_ppo.evaluate(agent, my_ppo.make_envs(args, 1), args, Path("videos"))
+    returns = evaluate(my_ppo, agent, args)
     assert returns.mean() >= best
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
     other = my_ppo.Agent(my_ppo.make_envs(args, 1), args)
     my_ppo.restore(torch.load(path, weights_only=True), other)
-    assert (my_ppo.evaluate(other, my_ppo.make_envs(args, 1), args, Path("videos")) == returns).all()
+    assert (evaluate(my_ppo, other, args) == returns).all()
 
 
 @pytest.mark.parametrize(("frame_skip", "seen"), [(1, [0, 1, 2, 3]), (4, [0, 4, 8, 12])])
@@ -287,4 +378,63 @@ def test_envpool_resets_only_where_it_is_asked_to(recipe, script, env_id, best):
     steps = 1024 * (20 if script == "ppo_discrete" else 5)
     args = my_ppo.Args(env_id=env_id, num_envs=16, num_steps=64, total_timesteps=steps, eval_episodes=10)
     agent = train(my_ppo, args)
-    assert my_ppo.evaluate(agent, my_ppo.make_envs(args, 1), args, Path("videos")).mean() > best
+    assert evaluate(my_ppo, agent, args).mean() > best
+
+
+def test_an_agent_that_left_teaches_nothing(recipe, in_tmp):
+    """In 90 steps of Leavers, 30 episodes, 120 actions were taken, in episodes of one and of three steps."""
+    my_ppo = recipe("several_agents")
+    args = my_ppo.Args(
+        env_id="test_recipes", num_envs=1, num_steps=90, total_timesteps=90, num_minibatches=2, eval_episodes=50
+    )
+    agent = train(my_ppo, args)
+    assert evaluate(my_ppo, agent, args).max() == 2  # of 3 and 1
+    assert (agent.obs_statistics.sums[0] == 120).all()
+    assert [value for _, value in scalars(next(in_tmp.glob("runs/*")))["charts/episodic_length"]] == [2]
+    envs = my_ppo.make_envs(args, 2)
+    obs, _ = envs.reset(seed=[1, 1, 2, 2])
+    rollout, _ = my_ppo.collect_trajectories(envs, agent, obs, 3)
+    assert rollout["acted"].tolist() == [[True] * 4, [True, False] * 2, [True, False] * 2]
+    batch = my_ppo.make_batch(agent, rollout, args)
+    assert {len(tensor) for tensor in batch.values()} == {8}
+    assert batch["advantages"].mean().abs() < 1e-6
+
+
+@pytest.mark.parametrize("final_obs", ["final_obs", "final_observation", ""])
+def test_what_a_step_led_to_where_the_simulator_has_reset(recipe, final_obs):
+    """The final observation; without one, the observation before it."""
+    my_ppo = recipe("batched_simulator_continuous", "ppo_continuous")
+    short, long = (
+        my_ppo.BatchedSimulator(TorchPendulum(3, "cpu", final_obs, max_steps), 3, "policy") for max_steps in (2, 9)
+    )
+    seen = []
+    for envs in short, long:
+        envs.reset(seed=1)
+        steps = [envs.step(torch.full((3, 1), 0.5)) for _ in range(2)]
+        assert torch.stack([step[3] for step in steps]).sum() == (3 if envs is short else 0)
+        seen.append([step[0] for step in steps])
+        assert (steps[0][1] != steps[1][1]).all()  # rewards
+    assert torch.equal(seen[0][0], seen[1][0])  # unchanged by the next step
+    assert torch.equal(seen[0][1], seen[1][1] if final_obs else seen[1][0])
+    assert not (short.obs == long.obs).any() and torch.equal(long.obs, seen[1][1])
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "words"),
+    [
+        ("several_agents", "--env-id LunarLander-v3", "parallel_env"),
+        ("several_agents", "--env-id json", "parallel_env"),
+        ("batched_simulator_discrete", "--env-id LunarLander-v3", "module:function"),
+        ("batched_simulator_discrete", "--env-id tasks:Nothing", "module:function"),
+        ("batched_simulator_discrete", "--env-id tasks:TorchPendulum", "batched_simulator_continuous.patch"),
+        ("batched_simulator_discrete", "--env-id tasks:TorchPendulum --obs-key actor", "--obs-key"),
+    ],
+)
+def test_what_is_no_such_environment_is_refused(recipe, monkeypatch, name, flags, words):
+    assert words in refused(recipe(name), monkeypatch, *flags.split())
+
+
+def test_without_a_compiler(recipe, monkeypatch):
+    my_ppo = recipe("compiled")
+    monkeypatch.setattr(torch, "compile", None)
+    assert "C++ compiler" in refused(my_ppo, monkeypatch)
