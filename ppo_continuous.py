@@ -17,7 +17,6 @@ PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/15
 #     "tensorboard==2.21.0", "torch==2.13.0", "tqdm==4.70.1", "tyro==1.0.16"]
 # ///
 import contextlib
-import math
 import os
 import re
 import sys
@@ -61,7 +60,7 @@ class Args:
     gae_lambda: Fraction = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
     norm_reward: bool = True  # divide rewards by the root mean square of their discounted sums
-    norm_adv: bool = True  # normalize the advantages of a batch to mean 0 and standard deviation 1
+    norm_adv: bool = True  # normalize the advantages of a batch by mean and standard deviation
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
@@ -121,7 +120,7 @@ class Agent(nn.Module):
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RunningStatistics()
         self.reward_sums = 0  # S of each environment, see update_statistics; 0 again after --resume
-        action_dim = math.prod(envs.single_action_space.shape)
+        action_dim = gym.spaces.flatdim(envs.single_action_space)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, last_gain=0.01)  # mean actions
         self.log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))  # in every state the same
         self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=1.0)
@@ -204,7 +203,9 @@ def make_batch(agent, rollout, args):
     )
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # per batch, not per minibatch; with several processes, each on its own
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        # If all is far worse than predicted, part of the mean stays: all actions get less likely.
+        advantages = advantages / (advantages.std() + 1e-8)
+        advantages = advantages - advantages.mean().clamp(min=-1)
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
@@ -259,7 +260,6 @@ def ppo_update(agent, optimizer, batch, args):
 
 def train(args, run_dir, checkpoint=None):
     """Trains an agent, or goes on from a checkpoint; evaluates the agent and returns it."""
-    # If torchrun starts several processes, each trains the same agent on its own environments.
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(args.seed)  # the same initial weights in all processes
     envs = make_envs(args, args.num_envs // world_size)
@@ -269,13 +269,13 @@ def train(args, run_dir, checkpoint=None):
     # The same agent, whose backward() averages gradients; static_graph: a fork may have unused parameters.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
-    # Each process, and each resumed run, draws its own random numbers.
+    # Each process has its own environments; each of them, and each resumed run, its own random numbers.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
     torch.manual_seed(seeds[0])
     obs, _ = envs.reset(seed=seeds[1:])
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # from here on
-    for iteration in tqdm(range(1, num_iterations + 1), disable=None if rank == 0 else True):  # None: only on terminals
+    for iteration in tqdm(range(1, num_iterations + 1), disable=None if logger else True):  # None: only on terminals
         fraction_left = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
@@ -283,14 +283,14 @@ def train(args, run_dir, checkpoint=None):
         agent.update_statistics(rollout)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
-        exit_unless_below(math.inf, agent.state_dict())  # nan or inf must not replace a good checkpoint
-        if rank == 0:
+        exit_unless_below(np.inf, agent.state_dict())  # nan must not replace a good checkpoint
+        if logger:
             logger.log(args, global_step, rollout, batch, metrics, optimizer)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
                 logger.writer.flush()  # the curves must reach as far as the checkpoint
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
     envs.close()
-    if rank == 0:  # the other processes have nothing left to do
+    if logger:  # the other processes have nothing left to do
         eval_returns = evaluate(agent, make_envs(args, 1), args, run_dir / f"videos-{global_step}")
         logger.writer.add_scalar("eval/episodic_return", eval_returns.mean(), global_step)
         logger.writer.close()
@@ -377,7 +377,7 @@ def restore(checkpoint, agent, optimizer=None):  # returns the number of steps t
             optimizer.load_state_dict(checkpoint["optimizer"])
             for weights, state in optimizer.state.items():  # load_state_dict does not check these
                 assert weights.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape, "shapes in Adam"
-    exit_unless_below(math.inf, agent.state_dict())
+    exit_unless_below(np.inf, agent.state_dict())
     return checkpoint["global_step"]
 
 

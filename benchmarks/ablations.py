@@ -83,7 +83,7 @@ DETAILS = (
     Detail("advantages not normalized", "--no-norm-adv"),
     Detail(
         "advantages never centered",
-        changes=(("advantages = (advantages - advantages.mean()) /", "advantages = advantages /"),),
+        changes=(("advantages.mean().clamp(min=-1)", "0"),),
     ),
     Detail(
         "advantages normalized per minibatch",

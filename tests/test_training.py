@@ -50,11 +50,22 @@ def test_the_batch(script, norm_adv):
     ).flatten()
     torch.testing.assert_close(batch["returns"], advantages + values.flatten())
     if norm_adv:
-        advantages = (advantages - advantages.mean()) / advantages.std()
+        advantages = advantages / advantages.std()
+        advantages = advantages - max(advantages.mean(), -1)
     torch.testing.assert_close(batch["advantages"], advantages)
     torch.testing.assert_close(batch["old_values"], values.flatten())
     torch.testing.assert_close(batch["old_log_probs"], policy.log_prob(rollout["actions"]).flatten())
     assert torch.equal(batch["obs"], rollout["obs"].flatten(0, 1)) and not batch["returns"].requires_grad
+
+
+@pytest.mark.parametrize(("shift", "mean"), [(10, 0), (0, 0), (-10, -9)])
+def test_advantages_are_centered_but_where_all_disappoints(script, shift, mean):
+    """`ActionReward` earns 1 or -1 in episodes of one step; of a mean of -10 deviations, 1 is taken away."""
+    rollout, _, agent, args = rollout_of(script, 256, "ActionReward")
+    rollout["rewards"] += shift
+    advantages = script.make_batch(agent, rollout, args)["advantages"]
+    torch.testing.assert_close(advantages.mean(), torch.tensor(float(mean)), atol=0.5, rtol=0)
+    torch.testing.assert_close(advantages.std(), torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("clip_vloss", [False, True])
