@@ -1,12 +1,14 @@
 """Each recipe beside the plain script, on an environment that it is for: returns, steps per second, seconds in all.
 
     pip install popgym envpool minigrid ale-py opencv-python-headless
-    python benchmarks/recipes.py
+    python benchmarks/recipes.py                                # all settings
+    python benchmarks/recipes.py DeepSea Pendulum --processes 1  # those whose environment's name holds one of these
 
 Two runs at a time, one thread each: compare seconds within the table only. A row is kept as soon as it is there, and
 an interrupted campaign goes on. Rows of an older patch or script are measured anew.
 """
 
+import argparse
 import contextlib
 import statistics
 import subprocess
@@ -32,8 +34,6 @@ from launcher import (
     table,
 )
 
-SCRIPT = "ppo_discrete"
-
 
 class Setting(NamedTuple):
     recipe: str  # "" is the script as it is
@@ -41,10 +41,13 @@ class Setting(NamedTuple):
     steps: int
     num_seeds: int
     flags: str = ""
+    script: str = "ppo_discrete"
 
 
 MEMORY = "popgym:popgym-RepeatPreviousEasy-v0"
 PIXELS = "--env-kwargs {} --frame-skip 1 --learning-rate 1e-3"
+SEAS = ('--env-kwargs {"size":16}', '--env-kwargs {"size":20}')
+MANY = "--num-steps 16 --num-minibatches 16 --update-epochs 5 --learning-rate 2e-3 --gamma 0.95"
 SETTINGS = (
     Setting("images_discrete", "pixels:PixelDoorKey-v0", 200_000, 5, PIXELS),
     Setting("lstm_discrete", MEMORY, 250_000, 5),
@@ -54,6 +57,9 @@ SETTINGS = (
     Setting("envpool", "LunarLander-v3", 250_000, 5),
     Setting("shared_network", "LunarLander-v3", 250_000, 5),
     Setting("", "LunarLander-v3", 250_000, 5),
+    *(Setting(recipe, "tasks:DeepSea-v0", 100_000, 10, sea) for sea in SEAS for recipe in ("curiosity", "")),
+    Setting("batched_simulator_continuous", "tasks:TorchPendulum", 2_000_000, 5, MANY, "ppo_continuous"),
+    Setting("", "Pendulum-v1", 100_000, 5, script="ppo_continuous"),
 )
 FIELDS = ("setting", "seed")
 JOBS = sorted(  # the settings of an environment in turn, so that all of them meet the machine's good and bad minutes
@@ -63,31 +69,36 @@ JOBS = sorted(  # the settings of an environment in turn, so that all of them me
 
 
 @contextlib.contextmanager
-def patched_copy(recipe):
+def patched_copy(recipe, script):
     """A folder with the script after the recipe's patch, under the script's name."""
     with tempfile.TemporaryDirectory() as folder:
-        script, target = ROOT / f"{SCRIPT}.py", Path(folder, f"{SCRIPT}.py")
+        target = Path(folder, f"{script}.py")
         patch = (ROOT / "recipes" / f"{recipe}.patch").read_text() if recipe else ""
-        target.write_text(script.read_text())
+        target.write_text((ROOT / f"{script}.py").read_text())
         if patch:
             subprocess.run(["patch", "-s", target], input=patch, text=True, check=True)
         yield folder
 
 
-def text_of(recipe):
+def text_of(recipe, script):
     """A checksum of the script and its patch: rows of another one don't count."""
-    paths = [f"{SCRIPT}.py"] + [f"recipes/{recipe}.patch"] * bool(recipe)
+    paths = [f"{script}.py"] + [f"recipes/{recipe}.patch"] * bool(recipe)
     return " ".join(git("rev-parse", f"HEAD:{path}")[:12] for path in paths)
 
 
 def measure(setting, seed):
     """The row of one run."""
     flags = f"--env-id {setting.env_id} --total-timesteps {setting.steps} --seed {seed} {setting.flags}"
-    with patched_copy(setting.recipe) as folder:
+    with patched_copy(setting.recipe, setting.script) as folder:
         started = time.perf_counter()
-        done = run(command_for(SCRIPT, flags, folder=folder))
+        done = run(command_for(setting.script, flags, folder=folder))
         seconds = time.perf_counter() - started
-    row = {"setting": setting, "seed": seed, "text": text_of(setting.recipe), "greedy": greedy_return(done.stdout)}
+    row = {
+        "setting": setting,
+        "seed": seed,
+        "text": text_of(setting.recipe, setting.script),
+        "greedy": greedy_return(done.stdout),
+    }
     return row | {"steps_per_second": steps_per_second(done.stdout), "seconds": round(seconds, 1)} | provenance()
 
 
@@ -107,14 +118,19 @@ def summary():
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
     provenance()  # refuses uncommitted scripts before any time is spent
-    have = {key(row, FIELDS) for row in read_rows("recipes") if row["text"] == text_of(row["setting"][0])}
-    todo = [job for job in JOBS if job not in have]
-    with ThreadPoolExecutor(2) as pool:
+    rows = read_rows("recipes")
+    have = {key(row, FIELDS) for row in rows if row["text"] == text_of(row["setting"][0], row["setting"][-1])}
+    chosen = [job for job in JOBS if not options.words or any(word in job[0].env_id for word in options.words)]
+    todo = [job for job in chosen if job not in have]
+    with ThreadPoolExecutor(options.processes) as pool:
         for (setting, seed), row in zip(todo, pool.map(lambda job: measure(*job), todo), strict=True):
             keep("recipes", row, FIELDS)
             print(f"{setting}, seed {seed}: {row['greedy']['mean']}, {row['seconds']} s", flush=True)
-    print(summary())
 
 
 if __name__ == "__main__":
