@@ -6,7 +6,7 @@
     tensorboard --logdir runs                                             # look at the curves
 
 In an iteration, num_envs environments take num_steps steps: a rollout, [num_steps, num_envs, ...].
-Flattened, it is a batch, [num_steps * num_envs, ...], from which the agent learns in update_epochs.
+Flattened, it is a batch, [num_steps * num_envs, ...], from which the agent learns in update_epochs passes.
 
 PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438.
 """
@@ -52,15 +52,15 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # Adam's initial learning rate, tuned: above CleanRL's
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # Adam's initial learning rate, tuned; the usual is 3e-4
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of the initial standard deviation of actions; 1 is half the box
     gamma: Fraction = 0.995  # discount factor
     gae_lambda: Fraction = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
-    norm_reward: bool = True  # divide rewards by the root mean square of their discounted sums
-    norm_adv: bool = True  # normalize the advantages of a batch by mean and standard deviation
+    norm_reward: bool = True  # divide rewards by the RMS of discounted sums of past ones
+    norm_adv: bool = True  # normalize the advantages of a batch, see make_batch
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
@@ -92,11 +92,11 @@ class RunningStatistics(nn.Module):
 
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
-        self.sums += sum_over_processes(torch.stack([torch.ones_like(x), x, x.square()]).sum(dim=1))
-        _, mean, mean_square = self.sums / self.sums[0].clamp(min=1)  # divided by the number
+        self.sums += sum_over_processes(torch.stack([torch.ones_like(x), x, x**2]).sum(dim=1))
+        _, mean, mean_square = self.sums / self.sums[0].clamp(1)  # divided by the number
         self.mean.copy_(mean)
-        self.std.copy_((mean_square - mean.square()).clamp(min=1e-16).sqrt())  # at least 1e-8
-        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())
+        self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
+        self.rms.copy_(mean_square.clamp(1e-16).sqrt())
 
 
 def mlp(num_inputs, hidden_size, num_outputs, last_gain):
@@ -136,7 +136,7 @@ class Agent(nn.Module):
             all_sums.append(self.reward_sums)
             self.reward_sums = self.reward_sums.masked_fill(done, 0)
         all_sums = torch.cat(all_sums)
-        # Without zeros, unlike in Gymnasium: after many of them, the scale is tiny, and a rare reward becomes huge.
+        # Without zeros, unlike in Gymnasium: if most rewards are 0, the scale is tiny, and a rare one becomes huge.
         self.reward_sum_statistics.update(all_sums[all_sums != 0])
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
@@ -172,7 +172,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = {name: np.stack([one[name] for one in steps]) for name in step}
     rollout = {name: torch.as_tensor(array, device=agent.device) for name, array in rollout.items()}
-    exit_unless_below(1e18, rollout)  # squares of what is much larger are infinite in float32
+    exit_unless_below(1e18, rollout)  # nan, or too large to be squared, ends the run
     return rollout, obs
 
 
@@ -182,7 +182,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
     decays = gamma * gae_lambda * ~done  # 0 where an episode ends
-    advantages = deltas.clone()  # that of the last step is complete: no later step is known
+    advantages = deltas.clone()  # to each but the last, the loop adds what follows it
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]
     return advantages
@@ -203,9 +203,9 @@ def make_batch(agent, rollout, args):
     )
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # per batch, not per minibatch; with several processes, each on its own
-        # If all is far worse than predicted, part of the mean stays: all actions get less likely.
+        # Not in PPO: of a mean below -1, a part stays: if all disappoints, it gets less likely.
         advantages = advantages / (advantages.std() + 1e-8)
-        advantages = advantages - advantages.mean().clamp(min=-1)
+        advantages = (advantages - advantages.mean().clamp(min=-1)).clamp(min=-100)  # if std is 0
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
@@ -265,11 +265,11 @@ def train(args, run_dir, checkpoint=None):
     envs = make_envs(args, args.num_envs // world_size)
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
-    global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0  # loads agent and optimizer, too
-    # The same agent, whose backward() averages gradients; static_graph: a fork may have unused parameters.
+    global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0  # also loads agent and optimizer
+    # The same agent, whose backward() averages gradients; static_graph: some may get no gradient.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
-    # Each process has its own environments; each of them, and each resumed run, its own random numbers.
+    # Each process has its own environments and, as each resumed run, its own random numbers.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
     torch.manual_seed(seeds[0])
     obs, _ = envs.reset(seed=seeds[1:])
@@ -287,7 +287,7 @@ def train(args, run_dir, checkpoint=None):
         if logger:
             logger.log(args, global_step, rollout, batch, metrics, optimizer)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
-                logger.writer.flush()  # the curves must reach as far as the checkpoint
+                logger.writer.flush()  # a resumed run's curves begin here
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
     envs.close()
     if logger:  # the other processes have nothing left to do

@@ -8,14 +8,14 @@ from torch.utils.data import default_collate
 
 
 class Args:
-    """Settings. To change some, make a subclass and pass it on: train_ppo_cartpole(args=MyArgs)."""
+    """Settings. To change some: class MyArgs(Args): gamma = 0.98, then train_ppo_cartpole(args=MyArgs)."""
 
     num_steps = 1024  # environment steps per iteration: the batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
-    num_minibatches = 8  # optimizer steps per pass
+    num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
-    gamma = 0.99  # discount factor
+    gamma = 0.99  # discount factor, below 1
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of the value loss, which is half the mean squared error
@@ -42,7 +42,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes steps, from `obs` on. Returns a dictionary of tensors [num_steps, ...], and the next `obs` to act on."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities, all at once
+        policy, _ = agent(torch.as_tensor(obs))  # the rest is computed in make_batch, all at once
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # truncated: the time was up
@@ -50,7 +50,7 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # a list of dictionaries becomes a dictionary of stacked tensors
+    return default_collate(steps), obs  # stacks each entry; bool stays bool, float becomes float64
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
@@ -59,7 +59,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors
     decays = gamma * gae_lambda * ~done  # 0 where an episode ends
-    advantages = deltas.clone()  # that of the last step is complete: no later step is known
+    advantages = deltas.clone()  # to each but the last, the loop adds what follows it
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]
     return advantages
@@ -67,10 +67,10 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 
 @torch.no_grad()
 def make_batch(agent, rollout, args):
-    """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    policy, values = agent(rollout["obs"])  # the weights are still those that chose the actions
+    """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
+    policy, values = agent(rollout["obs"])  # by the weights that chose the actions: no update has happened since
     _, next_values = agent(rollout["next_obs"])
-    rewards = (1 - args.gamma) * rollout["rewards"].float()  # so CartPole's returns, 1 per step, are at most 1
+    rewards = (1 - args.gamma) * rollout["rewards"].float()  # not in the paper: returns stay below 1
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     return {
@@ -120,9 +120,9 @@ def train_ppo_cartpole(seed=1, args=Args):
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        print(f"iteration {iteration + 1}: the pole fell {rollout['terminated'].sum()} times in {args.num_steps} steps")
-    rollout, _ = collect_trajectories(env, agent, env.reset()[0], num_steps=10_000)  # actions are still sampled
-    print(f"after training: the pole fell {rollout['terminated'].sum()} times in 10,000 steps")
+        print(f"iteration {iteration + 1}: {rollout['terminated'].sum()} failures in {args.num_steps} steps")
+    rollout, _ = collect_trajectories(env, agent, env.reset()[0], num_steps=10_000)  # still sampled; 0 is perfect
+    print(f"after training: {rollout['terminated'].sum()} failures in 10,000 steps")
     return agent
 
 

@@ -66,6 +66,10 @@ def test_advantages_are_centered_but_where_all_disappoints(script, shift, mean):
     advantages = script.make_batch(agent, rollout, args)["advantages"]
     torch.testing.assert_close(advantages.mean(), torch.tensor(float(mean)), atol=0.5, rtol=0)
     torch.testing.assert_close(advantages.std(), torch.tensor(1.0))
+    for weights in agent.critic[-1].parameters():
+        weights.data.zero_()
+    rollout["rewards"][:] = -1  # as large everywhere: no deviation
+    assert (script.make_batch(agent, rollout, args)["advantages"] == -100).all()
 
 
 @pytest.mark.parametrize("clip_vloss", [False, True])
