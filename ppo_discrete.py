@@ -52,7 +52,7 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 8  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # Adam's initial learning rate, tuned; the usual is 3e-4
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # Adam's initial learning rate, tuned; usual is 3e-4
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     gamma: Fraction = 0.998  # discount factor
