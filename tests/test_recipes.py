@@ -400,6 +400,26 @@ def test_an_agent_that_left_teaches_nothing(recipe, in_tmp):
     assert batch["advantages"].mean().abs() < 1e-6
 
 
+def test_what_is_new_is_worth_something_until_it_is_known(recipe):
+    """Novelty is part of the advantages, does not end with an episode, and wears off."""
+    my_ppo = recipe("curiosity")
+    args = my_ppo.Args(env_id="tasks:DeepSea-v0", env_kwargs='{"size": 8}', num_envs=4, num_minibatches=4)
+    envs = my_ppo.make_envs(args, 4)
+    agent = my_ppo.Agent(envs, args)
+    obs, _ = envs.reset(seed=[1, 2, 3, 4])
+    rollout, _ = my_ppo.collect_trajectories(envs, agent, obs, 64)
+    agent.update_statistics(rollout)
+    batch = my_ppo.make_batch(agent, rollout, args)
+    args.intrinsic_coef = 0.0
+    assert not torch.allclose(batch["advantages"], my_ppo.make_batch(agent, rollout, args)["advantages"], atol=0.1)
+    ended = rollout | dict.fromkeys(("terminated", "done"), torch.ones_like(rollout["done"]))
+    same = batch["returns"] == my_ppo.make_batch(agent, ended, args)["returns"]
+    assert same[:, 1].all() and not same[:, 0].all()
+    before = agent.novelty(rollout["next_obs"]).mean()
+    my_ppo.ppo_update(agent, torch.optim.Adam(agent.parameters(), lr=1e-3), batch, args)
+    assert agent.novelty(rollout["next_obs"]).mean() < 0.7 * before
+
+
 @pytest.mark.parametrize("final_obs", ["final_obs", "final_observation", ""])
 def test_what_a_step_led_to_where_the_simulator_has_reset(recipe, final_obs):
     """The final observation; without one, the observation before it."""
