@@ -203,7 +203,7 @@ def make_batch(agent, rollout, args):
     )
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # per batch, not per minibatch; with several processes, each on its own
-        # Not in PPO: of a mean below -1, a part stays: if all disappoints, it gets less likely.
+        # Not in PPO: a mean below -1 stays in part. If all disappoints, all gets less likely.
         advantages = advantages / (advantages.std() + 1e-8)
         advantages = (advantages - advantages.mean().clamp(min=-1)).clamp(min=-100)  # if std is 0
     batch = {
@@ -266,7 +266,7 @@ def train(args, run_dir, checkpoint=None):
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     global_step = restore(checkpoint, agent, optimizer) if checkpoint else 0  # also loads agent and optimizer
-    # The same agent, whose backward() averages gradients; static_graph: some may get no gradient.
+    # The same agent, whose backward() averages gradients; static_graph: unused weights are allowed.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # Each process has its own environments and, as each resumed run, its own random numbers.
