@@ -83,7 +83,7 @@ DETAILS = (
     Detail("advantages not normalized", "--no-norm-adv"),
     Detail(
         "advantages never centered",
-        changes=(("advantages.mean().clamp(min=-1)", "0"),),
+        changes=(("(advantages - mean) / std", "advantages / std"), ("(mean / std + 1).clamp(-1, 0)", "0")),
     ),
     Detail(
         "advantages normalized per minibatch",

@@ -50,26 +50,26 @@ def test_the_batch(script, norm_adv):
     ).flatten()
     torch.testing.assert_close(batch["returns"], advantages + values.flatten())
     if norm_adv:
-        advantages = advantages / advantages.std()
-        advantages = advantages - max(advantages.mean(), -1)
+        mean = advantages.mean() / advantages.std()
+        advantages = advantages / advantages.std() - mean + min(max(mean + 1, -1), 0)
     torch.testing.assert_close(batch["advantages"], advantages)
     torch.testing.assert_close(batch["old_values"], values.flatten())
     torch.testing.assert_close(batch["old_log_probs"], policy.log_prob(rollout["actions"]).flatten())
     assert torch.equal(batch["obs"], rollout["obs"].flatten(0, 1)) and not batch["returns"].requires_grad
 
 
-@pytest.mark.parametrize(("shift", "mean"), [(10, 0), (0, 0), (-10, -9)])
+@pytest.mark.parametrize(("shift", "mean"), [(10, 0), (0, 0), (-0.9, 0), (-1.5, -0.5), (-10, -1)])
 def test_advantages_are_centered_but_where_all_disappoints(script, shift, mean):
-    """`ActionReward` earns 1 or -1 in episodes of one step; of a mean of -10 deviations, 1 is taken away."""
+    """`ActionReward` earns 1 or -1, the mean is `shift` deviations; below -1, the rest stays, but for more than 1."""
     rollout, _, agent, args = rollout_of(script, 256, "ActionReward")
-    rollout["rewards"] += shift
-    advantages = script.make_batch(agent, rollout, args)["advantages"]
-    torch.testing.assert_close(advantages.mean(), torch.tensor(float(mean)), atol=0.5, rtol=0)
-    torch.testing.assert_close(advantages.std(), torch.tensor(1.0))
     for weights in agent.critic[-1].parameters():
         weights.data.zero_()
+    rollout["rewards"] += shift - rollout["rewards"].mean()
+    advantages = script.make_batch(agent, rollout, args)["advantages"]
+    torch.testing.assert_close(advantages.mean(), torch.tensor(float(mean)), atol=0.05, rtol=0)
+    torch.testing.assert_close(advantages.std(), torch.tensor(1.0))
     rollout["rewards"][:] = -1  # as large everywhere: no deviation
-    assert (script.make_batch(agent, rollout, args)["advantages"] == -100).all()
+    torch.testing.assert_close(script.make_batch(agent, rollout, args)["advantages"], torch.full((768,), -1.0))
 
 
 @pytest.mark.parametrize("clip_vloss", [False, True])
