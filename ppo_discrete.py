@@ -51,14 +51,14 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 8  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # Adam's, at first; tuned on many tasks; usual: 3e-4
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # at the start; tuned on several tasks; usual is 3e-4
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     gamma: Fraction = 0.998  # discount factor
     gae_lambda: Fraction = 0.97  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
     norm_reward: bool = True  # divide rewards by a running scale of their discounted sums
-    norm_adv: bool = True  # normalize the advantages of a batch, see make_batch
+    norm_adv: bool = True  # normalize advantages, those of a batch together
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
@@ -74,7 +74,7 @@ class Args:
     greedy: bool = True  # evaluate the most likely actions; --no-greedy samples them
     resume: Path | None = None  # checkpoint to go on from, up to --total-timesteps
     evaluate: Path | None = None  # checkpoint to evaluate instead of training
-    capture_video: bool = False  # record the first ten episodes of the evaluation
+    capture_video: bool = False  # record some episodes of the evaluation
     render: bool = False  # with --evaluate: show the episodes in a window
 
 
@@ -98,14 +98,14 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         batch_sums = torch.stack([torch.ones_like(x), x, x**2]).sum(dim=1)  # [3, *shape]
         self.sums += sum_over_processes(batch_sums)
-        _, mean, mean_square = self.sums / self.sums[0].clamp(min=1)  # by the number; it may be 0
+        _, mean, mean_square = self.sums / self.sums[0].clamp(min=1)  # by the number, 0 until the first reward
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
 
 
 def mlp(num_inputs, hidden_size, num_outputs, last_gain):
-    """Weights as in "The 37 Implementation Details of PPO", Huang et al. 2022; ReLU, not tanh."""
+    """Weights as in "The 37 Implementation Details of PPO", Huang et al. 2022, but with ReLU instead of tanh."""
     first = nn.Linear(num_inputs, hidden_size)
     second = nn.Linear(hidden_size, hidden_size)
     last = nn.Linear(hidden_size, num_outputs)
@@ -120,11 +120,11 @@ class Agent(nn.Module):
 
     def __init__(self, envs, args):
         super().__init__()
-        obs_dim = envs.single_observation_space.shape[0]  # make_envs flattens observations
+        obs_dim = envs.single_observation_space.shape[0]  # SingleEnv flattens observations
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RunningStatistics()
-        self.reward_sums = 0  # later [num_envs], see update_statistics; begins anew after --resume
+        self.reward_sums = 0  # of each environment; not saved: --resume starts new ones
         self.actor = mlp(obs_dim, args.hidden_size, int(envs.single_action_space.n), last_gain=0.01)
         self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=1.0)
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
@@ -139,7 +139,8 @@ class Agent(nn.Module):
             all_sums.append(self.reward_sums)
             self.reward_sums = self.reward_sums.masked_fill(done, 0)
         all_sums = torch.cat(all_sums)
-        # Without sums of 0, unlike in Gymnasium: if rewards are rare, these would make the scale tiny, and them huge.
+        # Gymnasium also counts sums of 0. But if rewards are rare, the scale would then be tiny, and
+        # scaled rewards huge.
         self.reward_sum_statistics.update(all_sums[all_sums != 0])
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
@@ -171,11 +172,11 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # make_envs has disabled autoreset; the other rows of obs stay as they are
+        if done.any():  # autoreset is disabled; all rows are returned, the others unchanged
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
     rollout = {name: torch.as_tensor(array, device=agent.device) for name, array in rollout.items()}
-    exit_unless_finite(rollout, limit=1e18)  # squares of more are infinite in float32
+    exit_unless_finite(rollout, limit=1e18)  # value_loss squares them in float32
     return rollout, obs
 
 
@@ -184,32 +185,36 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t], what step t led to."""
     # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
-    decays = gamma * gae_lambda * ~done  # 0 where an episode ends
-    advantages = deltas.clone()  # A[t] = delta[t] + decay[t] * A[t + 1]; no A follows the last
+    decays = gamma * gae_lambda * ~done  # 0 after both: the next step is of another episode
+    advantages = deltas.clone()  # A[t] = delta[t] + decay[t] * A[t + 1]; the last A is its delta
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]
     return advantages
 
 
+def normalize_advantages(advantages):
+    """Mean 0 and standard deviation 1 for a batch; with several processes, for each its own.
+    Unlike PPO, if most of a batch disappoints, a part of its negative mean stays, and the policy
+    leaves what it did: of -1 standard deviation 0 stays, of -1.5 it is -0.5, of -2 or less -1.
+    Without that, some seeds of Acrobot and MountainCar never find a reward."""
+    mean, std = advantages.mean(), advantages.std() + 1e-8
+    return (advantages - mean) / std + (mean / std + 1).clamp(-1, 0)
+
+
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # Old log-probabilities are those under today's statistics, so that ratios start at 1. The policy that acted had
-    # the statistics of before this rollout; in all runs measured, the KL between the two was below 0.01.
+    # Since the agent acted, its statistics have changed. Old log-probabilities are those under the
+    # new ones, so that ratios start at 1. The KL to the policy that acted was below 0.01 in all runs.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
-    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # a std can be 0
+    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # not std: 0 if all are alike
     rewards = rollout["rewards"].float() / reward_scale
-    advantages = compute_gae(
-        rewards, values, next_values, rollout["terminated"], rollout["done"], args.gamma, args.gae_lambda
-    )
+    terminated, done = rollout["terminated"], rollout["done"]
+    advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
-    if args.norm_adv:  # per batch, not per minibatch; with several processes, each on its own
-        mean, std = advantages.mean(), advantages.std() + 1e-8
-        advantages = (advantages - mean) / std
-        # Not in PPO: if most of a batch disappoints (mean < -std), up to 1 is taken off, and the policy
-        # leaves what it does. Without this, some seeds of Acrobot and MountainCar find no reward.
-        advantages += (mean / std + 1).clamp(-1, 0)
+    if args.norm_adv:
+        advantages = normalize_advantages(advantages)
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
@@ -240,7 +245,7 @@ def ppo_loss(agent, batch, args):
         "losses/policy_loss": policy_loss,
         "losses/value_loss": value_loss,
         "losses/entropy": entropy,
-        "losses/old_approx_kl": -log_ratio.mean(),  # CleanRL's name for this noisier estimate
+        "losses/old_approx_kl": -log_ratio.mean(),  # CleanRL's name; noisier than the next
         "losses/approx_kl": (ratio - 1 - log_ratio).mean(),  # joschu.net/blog/kl-approx.html
         "losses/clipfrac": (ratio != clipped_ratio).float().mean(),
     }
@@ -248,13 +253,13 @@ def ppo_loss(agent, batch, args):
 
 
 def ppo_update(agent, optimizer, batch, args):
-    """Trains the agent on a batch, until all processes' mean KL exceeds target_kl; returns the last metrics."""
+    """Trains the agent, or DDP around it, on a batch; returns the metrics of the last minibatch."""
     for _ in range(args.update_epochs):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl and sum_over_processes(metrics["losses/approx_kl"] - args.target_kl) > 0:
-                return metrics
+                return metrics  # the mean KL is above the target: all processes stop before this step
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
@@ -272,32 +277,31 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # The same agent, with averaged gradients; static_graph allows a fork's weights that get none.
+    # DDP averages gradients over processes; static_graph: also if a fork has weights without any.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
-    # Seeds of torch and of each environment, which differ between processes, and after --resume.
+    # One seed for torch and one for each environment, others in each process, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
     torch.manual_seed(seeds[0])
     obs, _ = envs.reset(seed=seeds[1:])
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # from here on
-    hide_bar = None if logger else True  # None: tqdm shows it on terminals only
-    for iteration in tqdm(range(1, num_iterations + 1), disable=hide_bar):
+    for iteration in tqdm(range(1, num_iterations + 1), disable=not (logger and sys.stderr.isatty())):
         fraction_left = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
         global_step += steps_per_iteration
-        agent.update_statistics(rollout)
+        agent.update_statistics(rollout)  # first: all of the update sees one normalization
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
         exit_unless_finite(agent.state_dict())  # nan must not replace a good checkpoint
         if logger:
             logger.log(args, global_step, rollout, batch, metrics, optimizer)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
-                logger.writer.flush()  # --resume drops only the points after this step
+                logger.writer.flush()  # curves up to here must be on disk: --resume adds to them
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
     envs.close()
-    if logger:  # the other processes are done; nothing below waits for them
+    if logger:  # the other processes return; nothing below needs them
         eval_returns = evaluate(agent, make_envs(args, 1), args, run_dir / f"videos-{global_step}")
         logger.writer.add_scalar("eval/episodic_return", eval_returns.mean(), global_step)
         logger.writer.close()
@@ -307,8 +311,7 @@ def train(args, run_dir, checkpoint=None):
 
 # What follows is not PPO: exits, logging, checkpoints, evaluation, environments, flags.
 @contextlib.contextmanager
-def exit_with(message, *errors):
-    """Where the block raises one of these errors, the process ends with one line, no traceback."""
+def exit_with(message, *errors):  # where the block raises one of these errors, one line, no traceback
     try:
         yield
     except errors as error:
@@ -321,9 +324,7 @@ def exit_unless_finite(tensors, limit=np.inf):
             sys.exit(f"error: {name} must be below {limit}, but holds {tensor.abs().max()}")
 
 
-class Logger:
-    """Writes curves and prints the progress; owns the clock and the latest episodes of a run."""
-
+class Logger:  # writes curves, prints progress; owns the clock and the latest episodes
     def __init__(self, args, run_dir, global_step, num_envs):
         with exit_with("cannot write the run directory", OSError):
             run_dir.mkdir(parents=True, exist_ok=args.resume is not None)
@@ -336,8 +337,7 @@ class Logger:
 
     def log(self, args, global_step, rollout, batch, metrics, optimizer):
         """Adds a point to each curve, of the first process; prints a line every 5 %."""
-        arrays = (rollout[name].numpy(force=True) for name in ("rewards", "done"))
-        for rewards, done in zip(*arrays, strict=True):
+        for rewards, done in zip(rollout["rewards"].cpu().numpy(), rollout["done"].cpu().numpy(), strict=True):
             self.current_episodes[:, 0] += rewards
             self.current_episodes[:, 1] += 1
             self.latest_episodes.extend(self.current_episodes[done])
@@ -353,7 +353,8 @@ class Logger:
             progress += f", return {metrics['charts/episodic_return']:.1f}"
         for tag, value in metrics.items():
             self.writer.add_scalar(tag, value, global_step)
-        if global_step % (args.total_timesteps / 20) < args.num_envs * args.num_steps:  # 5 % more
+        # Once for every 5 % of the steps:
+        if global_step % (args.total_timesteps / 20) < args.num_envs * args.num_steps:
             tqdm.write(progress)
 
 
@@ -384,7 +385,7 @@ def restore(checkpoint, agent, optimizer=None):
 def evaluate(agent, envs, args, video_dir):
     """Returns of episodes, [eval_episodes], in one environment. Episode i starts from seed i, for every agent."""
     if args.capture_video:
-        envs = gym.wrappers.vector.RecordVideo(envs, video_dir, episode_trigger=lambda episode: episode < 10)
+        envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # episodes 0, 1, 8, 27, 64
     max_steps = envs.spec.max_episode_steps or 10_000  # 10,000 if there is no time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
@@ -414,7 +415,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Discrete):
             sys.exit(f"error: for {env.action_space}, use ppo_continuous.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # cast to float32
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # not used, and gym.vector fails to stack some infos
@@ -438,7 +439,7 @@ def make_envs(args, num_envs):
         if " argument '" in str(error):  # "got an unexpected keyword argument 'grvity'"
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
-    space = envs.single_action_space  # environments count actions from its start, the agent from 0
+    space = envs.single_action_space  # may start at another number than 0; some want Python's ints
     return gym.wrappers.vector.TransformAction(envs, lambda actions: (actions + space.start).tolist())
 
 
@@ -451,7 +452,6 @@ def check_args(args, steps_taken):
     rules = {
         "--env-id must be a name or module:name": re.fullmatch(r"(\w[\w.]*:)?[^:]+", args.env_id),
         "give either --resume or --evaluate": not (args.resume and args.evaluate),
-        "--evaluate runs in one process, without torchrun": world_size == 1 or not args.evaluate,
         "--render needs a display, --evaluate and no --capture-video": not args.render or can_render,
         "--cuda finds no GPU; use --no-cuda": not args.cuda or torch.cuda.is_available(),
         f"--num-envs must be a multiple of {world_size} processes": args.num_envs % world_size == 0,
@@ -466,14 +466,14 @@ def check_args(args, steps_taken):
 def main():
     sys.stdout.reconfigure(line_buffering=True)  # in a file, too
     sys.path.append("")  # the working directory, for --env-id module:Env-v0
-    args = tyro.cli(Args)  # to find the checkpoint, whose flags are the defaults below
+    args = tyro.cli(Args)  # to find the checkpoint
     path = args.resume or args.evaluate
     checkpoint = None
     if path:
         with exit_with(f"{path} is no checkpoint of this version of the script", Exception):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             checkpoint["global_step"] = int(checkpoint["global_step"])
-            args = tyro.cli(Args, default=Args(**checkpoint["args"]))
+            args = tyro.cli(Args, default=Args(**checkpoint["args"]))  # its flags are the defaults
     if dist.is_torchelastic_launched():
         dist.init_process_group()
     check_args(args, checkpoint["global_step"] if args.resume else 0)
@@ -492,7 +492,7 @@ def main():
         train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
         sys.exit(f"interrupted; if a checkpoint exists: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
-    if dist.is_initialized():  # all is written; destroy_process_group() aborts at times
+    if dist.is_initialized():  # all is written, and destroy_process_group() aborts at times
         os._exit(0)
 
 

@@ -8,13 +8,13 @@ from torch.utils.data import default_collate
 
 
 class Args:
-    # For other settings, derive a class from this one and pass it: train_ppo_cartpole(args=MyArgs).
+    # The class itself is passed around; for other settings, derive one: train_ppo_cartpole(args=MyArgs).
     num_steps = 1024  # environment steps per iteration: the batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
-    reward_scale = 0.01  # of 1 for each step, returns would grow to 1 / (1 - gamma) = 100; 1 is easier to learn
+    reward_scale = 0.01  # CartPole earns 1 a step, so returns reach 1 / (1 - gamma) = 100; scaled, 1: easier to fit
     gamma = 0.99  # discount factor
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
@@ -42,7 +42,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes steps, from `obs` on. Returns a dictionary of tensors [num_steps, ...], and the next `obs` to act on."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # values and log-probabilities follow in make_batch
+        policy, _ = agent(torch.as_tensor(obs))  # only to act; values and log-probabilities follow in make_batch
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # truncated: the time was up
@@ -50,7 +50,7 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # stacks each entry; rewards become float64
+    return default_collate(steps), obs  # stacks each entry: obs float32, rewards float64, ends bool
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
@@ -58,8 +58,8 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t], what step t led to."""
     # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
-    decays = gamma * gae_lambda * ~done  # 0 where an episode ends
-    advantages = deltas.clone()  # A[t] = delta[t] + decay[t] * A[t + 1]; no A follows the last
+    decays = gamma * gae_lambda * ~done  # 0 after both: the next step is of another episode
+    advantages = deltas.clone()  # A[t] = delta[t] + decay[t] * A[t + 1]; the last A is its delta
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]
     return advantages
@@ -68,7 +68,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
-    policy, values = agent(rollout["obs"])  # by the weights that chose the actions: no update has happened since
+    policy, values = agent(rollout["obs"])  # the weights are those that chose the actions
     _, next_values = agent(rollout["next_obs"])
     rewards = args.reward_scale * rollout["rewards"].float()
     terminated, done = rollout["terminated"], rollout["done"]
@@ -78,7 +78,7 @@ def make_batch(agent, rollout, args):
         "actions": rollout["actions"],
         "old_log_probs": policy.log_prob(rollout["actions"]),
         "returns": advantages + values,  # what the values are to predict
-        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # normalized, unlike in the paper
+        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # normalized, not in the paper
     }
 
 
@@ -120,9 +120,9 @@ def train_ppo_cartpole(seed=1, args=Args):
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        print(f"iteration {iteration + 1}: {args.num_steps / rollout['done'].sum():.0f} steps per episode")
+        print(f"iteration {iteration + 1}: {rollout['terminated'].sum()} of {rollout['done'].sum()} episodes failed")
     rollout, _ = collect_trajectories(env, agent, env.reset()[0], num_steps=10_000)  # evaluation, still by sampling
-    print(f"after training: {10_000 / rollout['done'].sum():.0f} steps per episode, 500 at most")
+    print(f"after training: {rollout['terminated'].sum()} of {rollout['done'].sum()} episodes failed")
     return agent
 
 

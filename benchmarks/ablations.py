@@ -78,12 +78,12 @@ DETAILS = (
     Detail("rewards not scaled", "--no-norm-reward"),
     Detail(
         "time limits taken for terminations",
-        changes=(('next_values, rollout["terminated"],', 'next_values, rollout["done"],'),),
+        changes=(("next_values, terminated, done, args", "next_values, done, done, args"),),
     ),
     Detail("advantages not normalized", "--no-norm-adv"),
     Detail(
         "advantages never centered",
-        changes=(("(advantages - mean) / std", "advantages / std"), ("(mean / std + 1).clamp(-1, 0)", "0")),
+        changes=(("(advantages - mean) / std + (mean / std + 1).clamp(-1, 0)", "advantages / std"),),
     ),
     Detail(
         "advantages normalized per minibatch",

@@ -142,7 +142,7 @@ def test_evaluation_equals_that_of_training(script, in_tmp, monkeypatch, capsys)
 
 @pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)
 def test_videos(script, in_tmp, monkeypatch):
-    """Of the first episodes of an evaluation: at the end of training, or later; none replaces another."""
+    """Of episodes 0, 1, 8 ... of an evaluation: at the end of training, or later; none replaces another."""
     run_main(script, monkeypatch, "--env-id", "CartPole-v1", *SMALL.split(), "--capture-video")
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
     run_main(script, monkeypatch, "--evaluate", path, "--capture-video", "--eval-episodes", 1)

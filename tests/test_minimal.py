@@ -100,8 +100,8 @@ def test_it_learns_copied_alone_into_an_empty_folder(tmp_path):
     (tmp_path / "mine.py").write_text((ROOT / "ppo_minimal_cartpole.py").read_text())
     result = run_script(tmp_path / "mine", "", tmp_path)
     assert result.returncode == 0 and result.stderr == ""
-    lengths = [int(number) for number in re.findall(r"(\d+) steps per episode", result.stdout)]
-    assert len(lengths) == 48 + 1 and lengths[0] < 50 and lengths[-1] > 400
+    failures = [int(number) for number in re.findall(r"(\d+) of \d+ episodes failed", result.stdout)]
+    assert len(failures) == 48 + 1 and failures[0] > 20 and failures[-1] <= 5
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 

@@ -206,7 +206,8 @@ def test_normalization_that_is_turned_off_on_resume(script, flag, trained, monke
     args = script.Args(**checkpoint["args"])
     envs = script.make_envs(args, 2)
     agent = script.Agent(envs, args)
-    assert script.restore(checkpoint, agent) == 224
+    script.restore(checkpoint, agent)
+    assert checkpoint["global_step"] == 224
     rollout, _ = script.collect_trajectories(envs, agent, envs.reset(seed=0)[0], 8)
     if flag == "norm-obs":
         assert agent.normalize(rollout["obs"]) is rollout["obs"]

@@ -282,7 +282,7 @@ def main():
 
     agents = {}
     critic_only = ("loss = policy_loss + args.vf_coef * value_loss", "loss = args.vf_coef * value_loss")
-    ignored = ('next_values, rollout["terminated"],', 'next_values, rollout["done"],')
+    ignored = ("next_values, terminated, done, args", "next_values, done, done, args")
     for label, changes in {
         "bootstrap at time limits": [critic_only],
         "time limits as terminations": [critic_only, ignored],
