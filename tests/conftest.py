@@ -133,6 +133,7 @@ def probe_args(script, probe, seed=1, **kwargs):
         "norm_reward": False,
         "learning_rate": 3e-3,
         "num_minibatches": 4,
+        "update_epochs": 5,
         "gamma": 0.99,
         "gae_lambda": 0.95,
         "target_kl": None,

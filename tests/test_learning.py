@@ -34,27 +34,32 @@ def learn(script, in_tmp):
     return learn
 
 
+@pytest.mark.parametrize("script", ["ppo_continuous"], indirect=True)  # the same text in both, test_files.py
 def test_value_of_a_constant_reward(learn):
-    agent = learn("Probe")
+    agent = learn("Probe", update_epochs=10)
     assert values(agent, [[0.0]]) == pytest.approx([1], abs=0.05)
 
 
+@pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)  # the same text in both, test_files.py
 def test_value_depends_on_the_observation(learn):
     agent = learn("ObservedReward")
     assert values(agent, [[-1.0], [1.0]]) == pytest.approx([-1, 1], abs=0.1)
 
 
+@pytest.mark.parametrize("script", ["ppo_continuous"], indirect=True)  # the same text in both, test_files.py
 def test_value_of_a_late_reward_is_discounted(learn):
     agent = learn("LateReward", env_kwargs='{"length": 3, ', gamma=0.5)
     assert values(agent, steps(3)) == pytest.approx([0.25, 0.5, 1], abs=0.05)
 
 
+@pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)  # the same text in both, test_files.py
 def test_time_limits_do_not_lower_values(learn):
     """Reward 1 each step, forever but for a time limit: worth 1 / (1 - gamma) = 10, also just before the limit."""
     agent = learn("Probe", env_kwargs='{"length": 10, "truncate": true, ', gamma=0.9, total_timesteps=8 * 32 * 80)
     assert values(agent, steps(11)) == pytest.approx(np.full(11, 10), abs=0.5)
 
 
+@pytest.mark.parametrize("script", ["ppo_continuous"], indirect=True)  # the same text in both, test_files.py
 def test_terminations_do_lower_values(learn):
     """Reward 1 each step until the termination after 10 steps: worth the sum of gamma^i over the steps left."""
     agent = learn("Probe", env_kwargs='{"length": 10, ', gamma=0.9, total_timesteps=8 * 32 * 80)
@@ -63,7 +68,7 @@ def test_terminations_do_lower_values(learn):
 
 
 def test_policy_prefers_the_rewarded_action(learn):
-    agent = learn("ActionReward")
+    agent = learn("ActionReward", update_epochs=10)
     assert (act(agent, [[0.0]], greedy=True) > 0).all()
     assert (act(agent, [[0.0]] * 1000) > 0).mean() > 0.95
     assert values(agent, [[0.0]]) == pytest.approx([1], abs=0.2)
