@@ -125,7 +125,7 @@ class Agent(nn.Module):
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RunningStatistics()
-        self.reward_sums = 0  # of each environment; not saved: --resume starts new ones
+        self.reward_sums = 0  # later [num_envs]; not saved: --resume starts new episodes
         action_dim = gym.spaces.flatdim(envs.single_action_space)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, last_gain=0.01)  # mean actions
         self.log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))  # in every state the same
@@ -197,8 +197,8 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 
 def normalize_advantages(advantages):
     """Mean 0 and standard deviation 1 for a batch; with several processes, for each its own.
-    Unlike PPO, if most of a batch disappoints, a part of its negative mean stays, and the policy
-    leaves what it did: of -1 standard deviation 0 stays, of -1.5 it is -0.5, of -2 or less -1.
+    Unlike PPO: a mean of -1 deviation becomes 0, but -1.5 becomes -0.5, and -2 or less becomes -1.
+    So if most of a batch disappoints, all that was done gets less likely, and the policy explores.
     Without that, some seeds of Acrobot and MountainCar never find a reward."""
     mean, std = advantages.mean(), advantages.std() + 1e-8
     return (advantages - mean) / std + (mean / std + 1).clamp(-1, 0)

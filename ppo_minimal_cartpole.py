@@ -8,7 +8,7 @@ from torch.utils.data import default_collate
 
 
 class Args:
-    # The class itself is passed around; for other settings, derive one: train_ppo_cartpole(args=MyArgs).
+    # To change some, derive a class from this one and pass it, no instance: train_ppo_cartpole(args=MyArgs).
     num_steps = 1024  # environment steps per iteration: the batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
@@ -39,7 +39,7 @@ class PolicyValueNet(nn.Module):
 
 @torch.no_grad()
 def collect_trajectories(env, agent, obs, num_steps):
-    """Takes steps, from `obs` on. Returns a dictionary of tensors [num_steps, ...], and the next `obs` to act on."""
+    """Takes steps, from `obs` on. Returns the rollout, a dictionary of tensors [num_steps, ...], and the next `obs`."""
     steps = []
     for _ in range(num_steps):
         policy, _ = agent(torch.as_tensor(obs))  # only to act; values and log-probabilities follow in make_batch
@@ -68,8 +68,8 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
-    policy, values = agent(rollout["obs"])  # the weights are those that chose the actions
-    _, next_values = agent(rollout["next_obs"])
+    policy, values = agent(rollout["obs"])  # by the weights that chose the actions, still unchanged
+    _, next_values = agent(rollout["next_obs"])  # not just values[1:], which may be of a new episode
     rewards = args.reward_scale * rollout["rewards"].float()
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
@@ -108,7 +108,7 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train_ppo_cartpole(seed=1, args=Args):
-    """Trains an agent, prints how it goes, and returns the agent."""
+    """Trains an agent, prints how many episodes fail (the pole falls), and returns the agent."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
     env = gym.make("CartPole-v1")
