@@ -51,7 +51,7 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # at the start; tuned on several tasks; usual is 3e-4
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # at the start; 3e-4 is usual; see benchmarks/tune.py
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of the initial standard deviation of actions; 1 is half the box
@@ -59,7 +59,7 @@ class Args:
     gae_lambda: Fraction = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
     norm_reward: bool = True  # divide rewards by a running scale of their discounted sums
-    norm_adv: bool = True  # normalize advantages, those of a batch together
+    norm_adv: bool = True  # normalize the advantages of a batch, see normalize_advantages
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
@@ -99,7 +99,7 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         batch_sums = torch.stack([torch.ones_like(x), x, x**2]).sum(dim=1)  # [3, *shape]
         self.sums += sum_over_processes(batch_sums)
-        _, mean, mean_square = self.sums / self.sums[0].clamp(min=1)  # by the number, 0 until the first reward
+        _, mean, mean_square = self.sums / self.sums[0].clamp(min=1)  # by the number, 0 before the first reward
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
@@ -125,7 +125,7 @@ class Agent(nn.Module):
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RunningStatistics()
-        self.reward_sums = 0  # later [num_envs]; not saved: --resume starts new episodes
+        self.reward_sums = 0  # of each environment, see update_statistics; not saved
         action_dim = gym.spaces.flatdim(envs.single_action_space)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, last_gain=0.01)  # mean actions
         self.log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))  # in every state the same
@@ -142,8 +142,8 @@ class Agent(nn.Module):
             all_sums.append(self.reward_sums)
             self.reward_sums = self.reward_sums.masked_fill(done, 0)
         all_sums = torch.cat(all_sums)
-        # Gymnasium also counts sums of 0. But if rewards are rare, the scale would then be tiny, and
-        # scaled rewards huge.
+        # Sums of 0 are left out, unlike in Gymnasium's NormalizeReward: if rewards are rare, those
+        # sums would make the RMS tiny, and so the scaled rewards huge.
         self.reward_sum_statistics.update(all_sums[all_sums != 0])
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
@@ -175,11 +175,11 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # autoreset is disabled; all rows are returned, the others unchanged
+        if done.any():  # make_envs disables autoreset; rows that are not done come back unchanged
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
     rollout = {name: torch.as_tensor(array, device=agent.device) for name, array in rollout.items()}
-    exit_unless_finite(rollout, limit=1e18)  # value_loss squares them in float32
+    exit_unless_finite(rollout, limit=1e18)  # ends the run; squares must fit in float32
     return rollout, obs
 
 
@@ -188,30 +188,30 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t], what step t led to."""
     # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
-    decays = gamma * gae_lambda * ~done  # 0 after both: the next step is of another episode
-    advantages = deltas.clone()  # A[t] = delta[t] + decay[t] * A[t + 1]; the last A is its delta
+    decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
+    advantages = deltas.clone()  # A[t] = delta[t] + decay[t] * A[t + 1]; the last is its delta
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]
     return advantages
 
 
 def normalize_advantages(advantages):
-    """Mean 0 and standard deviation 1 for a batch; with several processes, for each its own.
-    Unlike PPO: a mean of -1 deviation becomes 0, but -1.5 becomes -0.5, and -2 or less becomes -1.
-    So if most of a batch disappoints, all that was done gets less likely, and the policy explores.
-    Without that, some seeds of Acrobot and MountainCar never find a reward."""
+    """Mean 0 and standard deviation 1 for a batch, plus a shift; in several processes, each its own.
+    The shift is not in PPO: if most of a batch disappoints, all that was done gets less likely, and
+    the policy explores. Without it, some seeds of Acrobot and MountainCar never find a reward."""
     mean, std = advantages.mean(), advantages.std() + 1e-8
-    return (advantages - mean) / std + (mean / std + 1).clamp(-1, 0)
+    shift = (mean / std + 1).clamp(-1, 0)  # 0 unless the mean is below -1 deviation; -1 below -2
+    return (advantages - mean) / std + shift
 
 
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # Since the agent acted, its statistics have changed. Old log-probabilities are those under the
-    # new ones, so that ratios start at 1. The KL to the policy that acted was below 0.01 in all runs.
+    # The policy that acted had the statistics of before this rollout. Log-probabilities are computed
+    # anew with the updated ones, so that ratios start at 1. The KL of the two was below 0.01, measured.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
-    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # not std: 0 if all are alike
+    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # std is 0 if all sums are alike
     rewards = rollout["rewards"].float() / reward_scale
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
@@ -248,7 +248,7 @@ def ppo_loss(agent, batch, args):
         "losses/policy_loss": policy_loss,
         "losses/value_loss": value_loss,
         "losses/entropy": entropy,
-        "losses/old_approx_kl": -log_ratio.mean(),  # CleanRL's name; noisier than the next
+        "losses/old_approx_kl": -log_ratio.mean(),  # CleanRL's name; noisier than approx_kl
         "losses/approx_kl": (ratio - 1 - log_ratio).mean(),  # joschu.net/blog/kl-approx.html
         "losses/clipfrac": (ratio != clipped_ratio).float().mean(),
     }
@@ -262,7 +262,7 @@ def ppo_update(agent, optimizer, batch, args):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl and sum_over_processes(metrics["losses/approx_kl"] - args.target_kl) > 0:
-                return metrics  # the mean KL is above the target: all processes stop before this step
+                return metrics  # the mean KL is above the target: all processes stop, before this step
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
@@ -280,21 +280,21 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes; static_graph: also if a fork has weights without any.
+    # DDP averages gradients over processes; static_graph allows parameters that get no gradient.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
-    # One seed for torch and one for each environment, others in each process, and after --resume.
+    # One seed for torch and one for each environment. They differ by process, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
     torch.manual_seed(seeds[0])
     obs, _ = envs.reset(seed=seeds[1:])
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # from here on
-    for iteration in tqdm(range(1, num_iterations + 1), disable=not (logger and sys.stderr.isatty())):
+    for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or not sys.stderr.isatty()):
         fraction_left = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
         global_step += steps_per_iteration
-        agent.update_statistics(rollout)  # first: all of the update sees one normalization
+        agent.update_statistics(rollout)  # first, for make_batch needs a reward scale
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
         exit_unless_finite(agent.state_dict())  # nan must not replace a good checkpoint
@@ -314,7 +314,7 @@ def train(args, run_dir, checkpoint=None):
 
 # What follows is not PPO: exits, logging, checkpoints, evaluation, environments, flags.
 @contextlib.contextmanager
-def exit_with(message, *errors):  # where the block raises one of these errors, one line, no traceback
+def exit_with(message, *errors):  # one line, no traceback, if the block raises one of these errors
     try:
         yield
     except errors as error:
@@ -380,7 +380,7 @@ def restore(checkpoint, agent, optimizer=None):
         if optimizer:
             optimizer.load_state_dict(checkpoint["optimizer"])
             for weights, state in optimizer.state.items():  # load_state_dict does not check shapes
-                assert weights.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape, "shapes in Adam"
+                assert weights.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape
     exit_unless_finite(agent.state_dict())
 
 
@@ -431,7 +431,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         env_kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training, too: what cannot be rendered fails at once
+    if args.render or args.capture_video:  # in training, too, so that a missing renderer is noticed
         env_kwargs["render_mode"] = "human" if args.render else "rgb_array"
     vectorization_mode = "async" if args.async_envs else "sync"
     vector_kwargs = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
@@ -439,7 +439,7 @@ def make_envs(args, num_envs):
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
             envs = gym.make_vec(args.env_id, num_envs, vectorization_mode, vector_kwargs, [SingleEnv], **env_kwargs)
     except TypeError as error:
-        if " argument '" in str(error):  # "got an unexpected keyword argument 'grvity'"
+        if " argument '" in str(error):  # Python's words: "got an unexpected keyword argument 'x'"
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
     # The agent's -1 and 1 become the bounds of the box; a bound that is missing is put 2 or more from the other.

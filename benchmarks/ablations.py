@@ -83,7 +83,7 @@ DETAILS = (
     Detail("advantages not normalized", "--no-norm-adv"),
     Detail(
         "advantages never centered",
-        changes=(("(advantages - mean) / std + (mean / std + 1).clamp(-1, 0)", "advantages / std"),),
+        changes=(("(advantages - mean) / std + shift", "advantages / std"),),
     ),
     Detail(
         "advantages normalized per minibatch",
