@@ -41,7 +41,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass
 class Args:
-    """Train PPO. With --resume or --evaluate, the defaults are the checkpoint's flags."""
+    """Train PPO. With --resume or --evaluate, flags that are not given are the checkpoint's."""
 
     env_id: str = "LunarLanderContinuous-v3"  # a name that Gymnasium knows, or module:name
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
@@ -58,7 +58,7 @@ class Args:
     gamma: Fraction = 0.995  # discount factor
     gae_lambda: Fraction = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
-    norm_reward: bool = True  # divide rewards by a running scale of their discounted sums
+    norm_reward: bool = True  # divide rewards by the running RMS of their discounted sums
     norm_adv: bool = True  # normalize the advantages of a batch, see normalize_advantages
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
@@ -185,8 +185,8 @@ def collect_trajectories(envs, agent, obs, num_steps):
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t], what step t led to."""
-    # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
+    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
+    # Nothing follows a termination. After a time limit or at the rollout's end, the next value stands for the rest.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # A[t] = delta[t] + decay[t] * A[t + 1]; the last is its delta
@@ -208,10 +208,10 @@ def normalize_advantages(advantages):
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
     # The policy that acted had the statistics of before this rollout. Log-probabilities are computed
-    # anew with the updated ones, so that ratios start at 1. The KL of the two was below 0.01, measured.
+    # anew with the updated ones, so that ratios start at 1. The KL of the two was below 0.01.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
-    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # std is 0 if all sums are alike
+    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # not std: 0 if all are alike
     rewards = rollout["rewards"].float() / reward_scale
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
@@ -252,7 +252,7 @@ def ppo_loss(agent, batch, args):
         "losses/approx_kl": (ratio - 1 - log_ratio).mean(),  # joschu.net/blog/kl-approx.html
         "losses/clipfrac": (ratio != clipped_ratio).float().mean(),
     }
-    return loss, {tag: value.detach() for tag, value in metrics.items()}
+    return loss, metrics
 
 
 def ppo_update(agent, optimizer, batch, args):
@@ -332,7 +332,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         with exit_with("cannot write the run directory", OSError):
             run_dir.mkdir(parents=True, exist_ok=args.resume is not None)
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
-        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # drops later points
+        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # drops later ones
         self.start_step = global_step
         self.start_time = time.perf_counter()
         self.current_episodes = np.zeros((num_envs, 2))  # return and length so far
@@ -356,8 +356,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
             progress += f", return {metrics['charts/episodic_return']:.1f}"
         for tag, value in metrics.items():
             self.writer.add_scalar(tag, value, global_step)
-        # Once for every 5 % of the steps:
-        if global_step % (args.total_timesteps / 20) < args.num_envs * args.num_steps:
+        if global_step % (args.total_timesteps / 20) < args.num_envs * args.num_steps:  # each 5 %
             tqdm.write(progress)
 
 
@@ -380,7 +379,7 @@ def restore(checkpoint, agent, optimizer=None):
         if optimizer:
             optimizer.load_state_dict(checkpoint["optimizer"])
             for weights, state in optimizer.state.items():  # load_state_dict does not check shapes
-                assert weights.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape
+                assert weights.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape, "Adam's state"
     exit_unless_finite(agent.state_dict())
 
 
@@ -388,7 +387,7 @@ def restore(checkpoint, agent, optimizer=None):
 def evaluate(agent, envs, args, video_dir):
     """Returns of episodes, [eval_episodes], in one environment. Episode i starts from seed i, for every agent."""
     if args.capture_video:
-        envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # episodes 0, 1, 8, 27, 64
+        envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
     max_steps = envs.spec.max_episode_steps or 10_000  # 10,000 if there is no time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
@@ -421,7 +420,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32
 
     def reset(self, **kwargs):
-        return self.env.reset(**kwargs)[0], {}  # not used, and gym.vector fails to stack some infos
+        return self.env.reset(**kwargs)[0], {}  # unused, and gym.vector fails to stack some infos
 
     def step(self, action):
         return *self.env.step(action)[:4], {}
@@ -467,6 +466,7 @@ def check_args(args, steps_taken):
     rules = {
         "--env-id must be a name or module:name": re.fullmatch(r"(\w[\w.]*:)?[^:]+", args.env_id),
         "give either --resume or --evaluate": not (args.resume and args.evaluate),
+        "--evaluate runs in one process, without torchrun": world_size == 1 or not args.evaluate,
         "--render needs a display, --evaluate and no --capture-video": not args.render or can_render,
         "--cuda finds no GPU; use --no-cuda": not args.cuda or torch.cuda.is_available(),
         f"--num-envs must be a multiple of {world_size} processes": args.num_envs % world_size == 0,
@@ -481,14 +481,14 @@ def check_args(args, steps_taken):
 def main():
     sys.stdout.reconfigure(line_buffering=True)  # in a file, too
     sys.path.append("")  # the working directory, for --env-id module:Env-v0
-    args = tyro.cli(Args)  # to find the checkpoint
+    args = tyro.cli(Args)  # once to find the checkpoint
     path = args.resume or args.evaluate
     checkpoint = None
     if path:
         with exit_with(f"{path} is no checkpoint of this version of the script", Exception):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             checkpoint["global_step"] = int(checkpoint["global_step"])
-            args = tyro.cli(Args, default=Args(**checkpoint["args"]))  # its flags are the defaults
+            args = tyro.cli(Args, default=Args(**checkpoint["args"]))  # again, with its flags
     if dist.is_torchelastic_launched():
         dist.init_process_group()
     check_args(args, checkpoint["global_step"] if args.resume else 0)

@@ -8,17 +8,17 @@ from torch.utils.data import default_collate
 
 
 class Args:
-    # To change settings: `class MyArgs(Args): gamma = 0.98` and `train_ppo_cartpole(args=MyArgs)`.
+    # To change settings: `class MyArgs(Args): learning_rate = 3e-4` and `train_ppo_cartpole(args=MyArgs)`.
     num_steps = 1024  # environment steps per iteration: the batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
-    reward_scale = 0.01  # scales rewards: discounted returns reach 1, not 1 / (1 - gamma), and are easier to fit
-    gamma = 0.99  # discount factor
+    reward_scale = 0.01  # 1 - gamma, for CartPole pays 1 a step: returns reach 1, which is easier to fit than 100
+    gamma = 0.99  # discount factor; change reward_scale, too
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
-    vf_coef = 1.0  # weight of the value loss, which is half the mean squared error
+    vf_coef = 1.0  # weight of the value loss, which contains a factor of 0.5
     ent_coef = 0.0  # weight of the entropy bonus; CartPole does not need one
     max_grad_norm = 0.5  # longer gradients are scaled down to this norm
 
@@ -43,21 +43,21 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes steps, from `obs` on. Returns the rollout, a dictionary of tensors [num_steps, ...], and the next `obs`."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values, in one pass, before any update
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probs, of all steps at once
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
-        done = terminated or truncated  # truncated: the time was up
+        done = terminated or truncated  # the pole fell, or the time was up
         steps.append(dict(obs=obs, actions=action, rewards=reward, next_obs=next_obs, terminated=terminated, done=done))
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # a dictionary of stacks: bools stay bool, rewards become float64
+    return default_collate(steps), obs  # stacks each entry into a tensor; rewards become float64
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t], what step t led to."""
-    # Nothing follows a termination. After a truncation (time limit), the next value stands for what could follow.
+    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
+    # Nothing follows a termination. After a time limit or at the rollout's end, the next value stands for the rest.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # A[t] = delta[t] + decay[t] * A[t + 1]; the last is its delta
@@ -69,21 +69,22 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
-    policy, values = agent(rollout["obs"])  # by the weights that chose the actions, still unchanged
-    _, next_values = agent(rollout["next_obs"])  # not just values[1:], which may be of a new episode
+    policy, values = agent(rollout["obs"])  # the weights have not changed since they chose the actions
+    _, next_values = agent(rollout["next_obs"])  # not values[1:]: where an episode ended, obs[t + 1] is of the next one
     rewards = args.reward_scale * rollout["rewards"].float()
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
+    returns = advantages + values  # what the values are to predict
     return {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
         "old_log_probs": policy.log_prob(rollout["actions"]),
-        "returns": advantages + values,  # what the values are to predict
+        "returns": returns,
         "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # normalized, not in the paper
     }
 
 
-def ppo_loss(agent, batch, args):  # of a minibatch
+def ppo_loss(agent, batch, args):  # batch: a minibatch
     policy, values = agent(batch["obs"])
     advantages = batch["advantages"]
     log_ratio = policy.log_prob(batch["actions"]) - batch["old_log_probs"]
@@ -109,10 +110,10 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train_ppo_cartpole(seed=1, args=Args):
-    """Trains an agent, prints how long its episodes are, and returns the agent."""
+    """Trains an agent, prints how it goes, and returns the agent."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.make("CartPole-v1")
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
@@ -121,8 +122,7 @@ def train_ppo_cartpole(seed=1, args=Args):
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        lengths = rollout["done"].nonzero().flatten().diff()  # from the end of one episode to that of the next
-        print(f"iteration {iteration + 1}: episodes of {lengths.float().mean():.0f} steps; 500 are perfect")
+        print(f"iteration {iteration + 1}: mean return {torch.tensor(env.return_queue).mean():.0f} of ten episodes")
     return agent
 
 
