@@ -113,7 +113,8 @@ def test_gradient(script, variant):
 
 
 def test_the_minimal_script_has_the_same_loss():
-    inputs, args = sample(), ppo_minimal_cartpole.Args
+    inputs, args = sample(), ppo_minimal_cartpole.Args()
+    args.ent_coef = 0.3
     batch = {name: inputs[name] for name in ("old_log_probs", "advantages", "returns")} | {"obs": None, "actions": None}
     loss = ppo_minimal_cartpole.ppo_loss(lambda obs: (GivenPolicy(inputs), inputs["values"]), batch, args)
     assert loss.item() == pytest.approx(expected_loss(inputs, args)[0])

@@ -1,6 +1,7 @@
 """ppo_minimal_cartpole.py; its compute_gae and its loss are in test_gae.py and test_loss.py."""
 
 import re
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
@@ -52,6 +53,7 @@ def test_a_time_limit_is_no_termination():
 
 def test_the_batch():
     agent, rollout, _ = collect(100)
+    rollout["rewards"] += torch.arange(100)
     batch = minimal.make_batch(agent, rollout, minimal.Args)
     policy, values = agent(rollout["obs"])
     torch.testing.assert_close(batch["old_log_probs"], policy.log_prob(rollout["actions"]))
@@ -62,22 +64,25 @@ def test_the_batch():
     torch.testing.assert_close(batch["advantages"], (advantages - advantages.mean()) / advantages.std())
 
 
-def test_an_update_is_the_right_number_of_clipped_steps():
-    """With plain gradient descent: no step is longer than the largest norm allows, and none is missing."""
+@pytest.mark.parametrize(("num_minibatches", "max_grad_norm"), [(8, 0.5), (1, 1e9)])
+def test_an_update_is_the_right_number_of_clipped_steps(num_minibatches, max_grad_norm):
+    """None is longer than the largest norm allows; where nothing is learned, all gradients of a batch are the same."""
+    norms = []
 
-    class Counting(torch.optim.SGD):
-        steps = 0
-
+    class Recording(torch.optim.SGD):
         def step(self):
-            assert torch.cat([p.grad.flatten() for p in agent.parameters()]).norm() <= 0.5 + 1e-5
-            Counting.steps += 1
-            super().step()
+            norms.append(torch.cat([p.grad.flatten() for p in agent.parameters()]).norm().item())
 
+    class Args(minimal.Args):
+        pass
+
+    Args.num_minibatches, Args.max_grad_norm = num_minibatches, max_grad_norm
     agent, rollout, _ = collect(100)
-    batch = minimal.make_batch(agent, rollout, minimal.Args)
+    batch = minimal.make_batch(agent, rollout, Args)
     batch["returns"] += 100
-    minimal.ppo_update(agent, Counting(agent.parameters(), lr=1e-3), batch, minimal.Args)
-    assert Counting.steps == 10 * 8
+    minimal.ppo_update(agent, Recording(agent.parameters(), lr=1e-3), batch, Args)
+    assert len(norms) == 10 * num_minibatches and max(norms) <= max_grad_norm + 1e-5
+    assert norms == pytest.approx([min(norms[0], max_grad_norm)] * len(norms), rel=1e-3)
 
 
 def test_the_seed_and_the_learning_rate(capsys):
@@ -99,9 +104,28 @@ def test_the_seed_and_the_learning_rate(capsys):
     assert torch.equal(weights(Still), initial)
 
 
+def test_the_schedule(capsys):
+    """Of two iterations, the second has half the learning rate."""
+
+    class Short(minimal.Args):
+        num_iterations, num_steps = 2, 64
+
+    torch.manual_seed(3)
+    env = gym.make("CartPole-v1")
+    obs, _ = env.reset(seed=3)
+    agent = minimal.PolicyValueNet(4, 2)
+    optimizer = torch.optim.Adam(agent.parameters())
+    for learning_rate in 1e-3, 5e-4:
+        optimizer.param_groups[0]["lr"] = learning_rate
+        rollout, obs = minimal.collect_trajectories(env, agent, obs, 64)
+        minimal.ppo_update(agent, optimizer, minimal.make_batch(agent, rollout, Short), Short)
+    for mine, theirs in zip(agent.parameters(), minimal.train_ppo_cartpole(3, Short).parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_it_learns_copied_alone_into_an_empty_folder(tmp_path):
     """As a user starts it, but for a third of its iterations, after which the pole still falls now and then."""
-    text = (ROOT / "ppo_minimal_cartpole.py").read_text()
+    text = Path(minimal.__file__).read_text()
     (tmp_path / "mine.py").write_text(text.replace("num_iterations = 48", "num_iterations = 16"))
     result = run_script(tmp_path / "mine", "", tmp_path)
     assert result.returncode == 0 and result.stderr == ""
