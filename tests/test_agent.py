@@ -179,6 +179,14 @@ def test_actions_are_fitted_to_the_box(box):
         assert len(np.unique(fitted.reshape(50, -1)[:, 0])) > 10
 
 
+def test_a_missing_bound_is_two_or_more_from_the_other():
+    expected = {(-INF, INF): [-1, 1], (0, INF): [0, 2], (5, INF): [5, 7], (-7, INF): [-7, 1]}
+    expected |= {(-INF, 0.5): [-1.5, 0.5], (-INF, -3): [-5, -3], (-INF, 7): [-1, 7]}
+    for (low, high), bounds in expected.items():
+        envs = box_envs(Box(low, high, (1,), np.float32), 2)
+        assert what_environments_get(envs, np.float32([[-1], [1]]))[:, 0].tolist() == bounds
+
+
 def test_integers_are_rounded():
     for low, high, actions, expected in ((0, 1, [0.2, -0.2], [1, 0]), (-2, 2, [0.4, -0.4], [1, -1])):
         envs = box_envs(Box(low, high, (1,), np.int64), 2)
