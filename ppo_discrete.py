@@ -58,7 +58,7 @@ class Args:
     gae_lambda: Fraction = 0.97  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
     norm_reward: bool = True  # divide rewards by the running RMS of their discounted sums
-    norm_adv: bool = True  # normalize the advantages of a batch, see normalize_advantages
+    norm_adv: bool = True  # normalize advantages: mean 0 and standard deviation 1 in a batch
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
@@ -98,7 +98,8 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         batch_sums = torch.stack([torch.ones_like(x), x, x**2]).sum(dim=1)  # [3, *shape]
         self.sums += sum_over_processes(batch_sums)
-        _, mean, mean_square = self.sums / self.sums[0].clamp(min=1)  # by the number, 0 before the first reward
+        number = self.sums[0].clamp(min=1)  # it is 0 before the first reward, see update_statistics
+        mean, mean_square = self.sums[1:] / number
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
@@ -192,15 +193,6 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     return advantages
 
 
-def normalize_advantages(advantages):
-    """Mean 0 and standard deviation 1 for a batch, plus a shift; in several processes, each its own.
-    The shift is not in PPO: if most of a batch disappoints, all that was done gets less likely, and
-    the policy explores. Without it, some seeds of Acrobot and MountainCar never find a reward."""
-    mean, std = advantages.mean(), advantages.std() + 1e-8
-    shift = (mean / std + 1).clamp(-1, 0)  # 0 unless the mean is below -1 deviation; -1 below -2
-    return (advantages - mean) / std + shift
-
-
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
@@ -213,8 +205,14 @@ def make_batch(agent, rollout, args):
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
-    if args.norm_adv:
-        advantages = normalize_advantages(advantages)
+    if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
+        # Not in PPO: while all rewards are alike and nothing terminates, advantages are nothing but errors of
+        # the critic. They are mostly negative: if they are not centered, the policy leaves what it did, and
+        # explores. Otherwise, some seeds of Acrobot and MountainCar never find a reward.
+        informative = terminated.any() or rewards.min() < rewards.max()
+        center = advantages.mean() if informative else 0
+        advantages = (advantages - center) / (advantages.std() + 1e-8)
+        advantages = advantages.clamp(-100, 100)  # the deviation may be 0
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
@@ -258,8 +256,10 @@ def ppo_update(agent, optimizer, batch, args):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
-            if args.target_kl and sum_over_processes(metrics["losses/approx_kl"] - args.target_kl) > 0:
-                return metrics  # the mean KL is above the target: all processes stop, before this step
+            if args.target_kl:  # several processes stop together, when their mean KL is above the target
+                excess = sum_over_processes(metrics["losses/approx_kl"] - args.target_kl)
+                if excess > 0:
+                    return metrics  # before this minibatch's step
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)

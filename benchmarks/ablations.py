@@ -83,7 +83,7 @@ DETAILS = (
     Detail("advantages not normalized", "--no-norm-adv"),
     Detail(
         "advantages never centered",
-        changes=(("(advantages - mean) / std + shift", "advantages / std"),),
+        changes=(("(advantages - center)", "advantages"),),
     ),
     Detail(
         "advantages normalized per minibatch",

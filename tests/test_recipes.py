@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gymnasium as gym
@@ -337,6 +338,7 @@ def test_the_weight_of_the_kl_penalty(recipe, script, in_tmp, target, betas):
     )  # fmt: skip
     train(my_ppo, args)
     args.resume, args.total_timesteps = next(in_tmp.glob("runs/*/checkpoint.pt")), 384
+    time.sleep(1)  # the names of TensorBoard's files order them by the second
     agent = train(my_ppo, args, torch.load(args.resume, weights_only=True))
     assert [value for _, value in scalars(args.resume.parent)["losses/beta"]] == betas
     assert agent.beta == betas[-1]
