@@ -102,7 +102,7 @@ SETTINGS = (  # of the README
     Setting("ppo_discrete", "LunarLander-v3", 250_000),
     Setting("ppo_discrete", "LunarLander-v3", 500_000),
     Setting("ppo_discrete", "FrozenLake-v1", 200_000),
-    Setting("ppo_discrete", "MountainCar-v0", 500_000, "--gae-lambda 1"),
+    Setting("ppo_discrete", "MountainCar-v0", 500_000),
     Setting("ppo_continuous", "LunarLanderContinuous-v3", 500_000),
     Setting("ppo_continuous", "Pendulum-v1", 100_000),
     Setting("ppo_continuous", "BipedalWalker-v3", 1_000_000),
