@@ -59,7 +59,7 @@ class Args:
     gae_lambda: Fraction = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
     norm_reward: bool = True  # divide rewards by the running RMS of their discounted sums
-    norm_adv: bool = True  # normalize advantages: mean 0 and standard deviation 1 in a batch
+    norm_adv: bool = True  # normalize the advantages of a batch, see make_batch
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
@@ -209,13 +209,13 @@ def make_batch(agent, rollout, args):
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
-        # Not in PPO: while all rewards are alike and nothing terminates, advantages are nothing but errors of
-        # the critic. They are mostly negative: if they are not centered, the policy leaves what it did, and
-        # explores. Otherwise, some seeds of Acrobot and MountainCar never find a reward.
-        informative = terminated.any() or rewards.min() < rewards.max()
-        center = advantages.mean() if informative else 0
+        # Not in PPO: while every step costs the same and nothing terminates, advantages are but errors of the
+        # critic. Centered, they move the policy at random. As they are, mostly negative, they make it leave
+        # what it did: it explores. Else, some seeds of Acrobot and MountainCar never reach the goal.
+        nothing_gained = not terminated.any() and rewards.min() == rewards.max() <= 0
+        center = 0 if nothing_gained else advantages.mean()
         advantages = (advantages - center) / (advantages.std() + 1e-8)
-        advantages = advantages.clamp(-100, 100)  # the deviation may be 0
+        advantages = advantages.clamp(-100, 100)  # not centered, and all alike: the deviation is 0
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],

@@ -9,12 +9,12 @@ from torch.utils.data import default_collate
 
 class Args:
     # To change settings: `class MyArgs(Args): learning_rate = 3e-4` and `train_ppo_cartpole(args=MyArgs)`.
-    num_steps = 1024  # environment steps per iteration: the batch
+    num_steps = 1024  # environment steps per iteration; together they are the batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
-    reward_scale = 0.01  # 1 - gamma, for CartPole pays 1 a step: returns reach 1, which is easier to fit than 100
+    reward_scale = 0.01  # 1 - gamma: as CartPole pays 1 a step, discounted returns reach 1; 100 is harder to fit
     gamma = 0.99  # discount factor; change reward_scale, too
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
@@ -43,7 +43,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes steps, from `obs` on. Returns the rollout, a dictionary of tensors [num_steps, ...], and the next `obs`."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probs, of all steps at once
+        policy, _ = agent(torch.as_tensor(obs))  # only to act; make_batch computes values and log-probs
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, or the time was up
@@ -51,7 +51,7 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # stacks each entry into a tensor; rewards become float64
+    return default_collate(steps), obs  # a dictionary of tensors; bools stay bool, rewards are float64
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
@@ -69,12 +69,12 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
-    policy, values = agent(rollout["obs"])  # the weights have not changed since they chose the actions
+    policy, values = agent(rollout["obs"])  # before any update, by the weights that chose the actions
     _, next_values = agent(rollout["next_obs"])  # not values[1:]: where an episode ended, obs[t + 1] is of the next one
     rewards = args.reward_scale * rollout["rewards"].float()
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
-    returns = advantages + values  # what the values are to predict
+    returns = advantages + values  # lambda-returns, which the values are to predict
     return {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
@@ -84,7 +84,7 @@ def make_batch(agent, rollout, args):
     }
 
 
-def ppo_loss(agent, batch, args):  # batch: a minibatch
+def ppo_loss(agent, batch, args):
     policy, values = agent(batch["obs"])
     advantages = batch["advantages"]
     log_ratio = policy.log_prob(batch["actions"]) - batch["old_log_probs"]
@@ -113,7 +113,7 @@ def train_ppo_cartpole(seed=1, args=Args):
     """Trains an agent, prints how it goes, and returns the agent."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # the last ten returns
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
@@ -122,7 +122,7 @@ def train_ppo_cartpole(seed=1, args=Args):
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        print(f"iteration {iteration + 1}: mean return {torch.tensor(env.return_queue).mean():.0f} of ten episodes")
+        print(f"iteration {iteration + 1}: mean return {torch.tensor(env.return_queue).mean():.0f}, 500 at most")
     return agent
 
 

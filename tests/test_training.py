@@ -57,24 +57,24 @@ def test_the_batch(script, norm_adv):
     assert torch.equal(batch["obs"], rollout["obs"].flatten(0, 1)) and not batch["returns"].requires_grad
 
 
-@pytest.mark.parametrize("what", ["one reward", "one termination", "nothing"])
-def test_advantages_are_centered_if_anything_tells_actions_apart(script, what):
-    """In `Numbered`, each step earns 1, now also where an episode terminates."""
+@pytest.mark.parametrize(
+    ("rewards", "odd_reward", "terminates", "centered"),
+    [(-1, -1, False, False), (-1, -1, True, True), (-1, -0.5, False, True), (1, 1, False, True)],
+)
+def test_advantages_are_centered_if_anything_is_gained(script, rewards, odd_reward, terminates, centered):
+    """Not while every step costs the same and nothing terminates."""
     rollout, _, agent, args = rollout_of(script, 256)
-    rollout["terminated"][:] = False
-    if what == "one reward":
-        rollout["rewards"][100, 1] = 1.5
-    if what == "one termination":
-        rollout["terminated"][100, 1] = True
+    rollout["rewards"][:], rollout["terminated"][:] = rewards, False
+    rollout["rewards"][100, 1], rollout["terminated"][100, 1] = odd_reward, terminates
     for weights in agent.critic[-1].parameters():
         weights.data.zero_()
     advantages = script.make_batch(agent, rollout, args)["advantages"]
     torch.testing.assert_close(advantages.std(), torch.tensor(1.0))
-    assert (advantages.mean().abs() < 1e-5) == (what != "nothing")
-    if what == "nothing":
-        assert (advantages > 0).all()  # as large as their sum of rewards
+    assert (advantages.mean().abs() < 1e-5) == centered
+    if not centered:
+        assert (advantages < 0).all()  # as far as the costs that follow
         args.gae_lambda = 0.0  # all alike: no deviation
-        assert (script.make_batch(agent, rollout, args)["advantages"] == 100).all()
+        assert (script.make_batch(agent, rollout, args)["advantages"] == -100).all()
 
 
 @pytest.mark.parametrize("clip_vloss", [False, True])
