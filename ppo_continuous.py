@@ -260,7 +260,7 @@ def ppo_update(agent, optimizer, batch, args):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:  # several processes stop together, when their mean KL is above the target
-                excess = sum_over_processes(metrics["losses/approx_kl"] - args.target_kl)
+                excess = sum_over_processes(metrics["losses/approx_kl"].detach() - args.target_kl)
                 if excess > 0:
                     return metrics  # before this minibatch's step
             optimizer.zero_grad()
