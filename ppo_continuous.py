@@ -33,6 +33,7 @@ from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, Positi
 from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.distributions import Independent, Normal
+from torch.utils.data import default_collate
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -47,7 +48,7 @@ class Args:
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
     num_envs: PositiveInt = 32  # environments side by side, of all processes of torchrun together
     async_envs: bool = False  # a worker process for each environment; pays off if they are slow
-    total_timesteps: PositiveInt = 500_000  # steps to train for, of all environments together
+    total_timesteps: PositiveInt = 500_000  # of all environments together, with those before --resume
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
@@ -99,7 +100,7 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         batch_sums = torch.stack([torch.ones_like(x), x, x**2]).sum(dim=1)  # [3, *shape]
         self.sums += sum_over_processes(batch_sums)
-        number = self.sums[0].clamp(min=1)  # it is 0 before the first reward, see update_statistics
+        number = self.sums[0].clamp(min=1)  # 0 before the first reward; rms then divides only zeros
         mean, mean_square = self.sums[1:] / number
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
@@ -126,7 +127,7 @@ class Agent(nn.Module):
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RunningStatistics()
-        self.reward_sums = 0  # of each environment, see update_statistics; not saved
+        self.reward_sums = 0  # becomes [num_envs]; not saved, for --resume starts new episodes
         action_dim = gym.spaces.flatdim(envs.single_action_space)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, last_gain=0.01)  # mean actions
         self.log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))  # in every state the same
@@ -143,8 +144,8 @@ class Agent(nn.Module):
             all_sums.append(self.reward_sums)
             self.reward_sums = self.reward_sums.masked_fill(done, 0)
         all_sums = torch.cat(all_sums)
-        # Sums of 0 are left out, unlike in Gymnasium's NormalizeReward: if rewards are rare, those
-        # sums would make the RMS tiny, and so the scaled rewards huge.
+        # A sum is 0 until an episode's first reward. Such sums are left out: where rewards are rare,
+        # they would make the RMS tiny, and so the scaled rewards huge.
         self.reward_sum_statistics.update(all_sums[all_sums != 0])
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
@@ -152,15 +153,16 @@ class Agent(nn.Module):
             obs = ((obs - self.obs_statistics.mean) / self.obs_statistics.std).clamp(-10, 10)
         return obs
 
-    def forward(self, obs):  # [..., obs_dim] -> distribution of actions [..., action_dim], values [...]
-        obs = self.normalize(obs)
-        policy = Normal(self.actor(obs), self.log_std.exp())
-        return Independent(policy, 1), self.critic(obs).squeeze(-1)
+    def policy(self, normalized_obs):  # [..., obs_dim] -> distribution of actions [..., action_dim]
+        return Independent(Normal(self.actor(normalized_obs), self.log_std.exp()), 1)
 
-    def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs, action_dim]
-        mean = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))
-        actions = mean if greedy else torch.normal(mean, self.log_std.exp())
-        return actions.numpy(force=True)  # as forward's policy samples, but faster
+    def forward(self, obs):  # [..., obs_dim] -> distribution of actions, values [...]
+        obs = self.normalize(obs)
+        return self.policy(obs), self.critic(obs).squeeze(-1)
+
+    def act(self, obs, greedy=False):  # arrays: float32 [num_envs, obs_dim] -> an action for each
+        policy = self.policy(self.normalize(torch.as_tensor(obs, device=self.device)))
+        return (policy.mode if greedy else policy.sample()).numpy(force=True)
 
 
 @torch.no_grad()
@@ -176,45 +178,42 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # make_envs disables autoreset; rows that are not done come back unchanged
+        if done.any():  # make_envs disables autoreset; the others go on, their obs unchanged
             obs, _ = envs.reset(options={"reset_mask": done})
-    rollout = {name: np.stack([step[name] for step in steps]) for name in steps[0]}
-    rollout = {name: torch.as_tensor(array, device=agent.device) for name, array in rollout.items()}
-    exit_unless_finite(rollout, limit=1e18)  # ends the run; squares must fit in float32
-    return rollout, obs
+    rollout = default_collate(steps)  # a dictionary of tensors, stacked along a new first dimension
+    return {name: tensor.to(agent.device) for name, tensor in rollout.items()}, obs
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
+    Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
     # Nothing follows a termination. After a time limit or at the rollout's end, the next value stands for the rest.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # A[t] = delta[t] + decay[t] * A[t + 1]; the last is its delta
+    advantages = deltas.clone()  # the last one stays its delta, for no step follows
     for t in reversed(range(len(deltas) - 1)):
-        advantages[t] += decays[t] * advantages[t + 1]
+        advantages[t] += decays[t] * advantages[t + 1]  # A[t] = delta[t] + decay[t] * A[t + 1]
     return advantages
 
 
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # The policy that acted had the statistics of before this rollout. Log-probabilities are computed
-    # anew with the updated ones, so that ratios start at 1. The KL of the two was at most 0.008,
-    # measured on both LunarLanders, Hopper and Pendulum.
+    # update_statistics has just changed the normalization, so log-probabilities are computed anew.
+    # The policy that acted differed a little from this one: KL at most 0.008, on four tasks.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
-    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # not std: 0 if all are alike
+    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # std may be 0
     rewards = rollout["rewards"].float() / reward_scale
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
-        # Not in PPO: while every step costs the same and nothing terminates, advantages are but errors of the
-        # critic. Centered, they move the policy at random. As they are, mostly negative, they make it leave
-        # what it did: it explores. Else, some seeds of Acrobot and MountainCar never reach the goal.
-        nothing_gained = not terminated.any() and rewards.min() == rewards.max() <= 0
-        center = 0 if nothing_gained else advantages.mean()
+        # Not in PPO: if all steps cost the same, or nothing, and none terminates, no action was better,
+        # and advantages are errors of the critic. Centered, they would move the policy at random. As they
+        # are, mostly negative, they make it try other actions; else, some seeds of Acrobot find no goal.
+        steps_cost_the_same = rewards.min() == rewards.max() and rewards.max() <= 0
+        center = 0 if steps_cost_the_same and not terminated.any() else advantages.mean()
         advantages = (advantages - center) / (advantages.std() + 1e-8)
     batch = {
         "obs": rollout["obs"],
@@ -259,9 +258,9 @@ def ppo_update(agent, optimizer, batch, args):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
-            if args.target_kl:  # several processes stop together, when their mean KL is above the target
+            if args.target_kl:
                 excess = sum_over_processes(metrics["losses/approx_kl"] - args.target_kl)
-                if excess > 0:
+                if excess > 0:  # the mean KL of all processes is too high; they stop together
                     return metrics  # before this minibatch's step
             optimizer.zero_grad()
             loss.backward()
@@ -280,7 +279,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes; static_graph allows parameters that get no gradient.
+    # DDP averages gradients over processes; with static_graph, some parameters of a fork may get none.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
@@ -293,8 +292,9 @@ def train(args, run_dir, checkpoint=None):
         fraction_left = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
+        exit_unless_finite(rollout, limit=1e18)  # squares must fit in float32
         global_step += steps_per_iteration
-        agent.update_statistics(rollout)  # first, for make_batch needs a reward scale
+        agent.update_statistics(rollout)  # before make_batch, which needs the reward scale
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
         exit_unless_finite(agent.state_dict())  # nan must not replace a good checkpoint
@@ -332,7 +332,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         with exit_with("cannot write the run directory", OSError):
             run_dir.mkdir(parents=True, exist_ok=args.resume is not None)
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
-        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # drops later ones
+        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # no points after the checkpoint
         self.start_step = global_step
         self.start_time = time.perf_counter()
         self.current_episodes = np.zeros((num_envs, 2))  # return and length so far
@@ -356,7 +356,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
             progress += f", return {metrics['charts/episodic_return']:.1f}"
         for tag, value in metrics.items():
             self.writer.add_scalar(tag, value, global_step)
-        if global_step % (args.total_timesteps / 20) < args.num_envs * args.num_steps:  # each 5 %
+        if (args.total_timesteps - global_step) % (args.total_timesteps / 20) < args.num_envs * args.num_steps:
             tqdm.write(progress)
 
 
@@ -417,7 +417,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # unused, and gym.vector fails to stack some infos
@@ -432,11 +432,11 @@ def make_envs(args, num_envs):
         env_kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
     if args.render or args.capture_video:  # in training, too, so that a missing renderer is noticed
         env_kwargs["render_mode"] = "human" if args.render else "rgb_array"
-    vectorization_mode = "async" if args.async_envs else "sync"
-    vector_kwargs = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
+    mode = "async" if args.async_envs else "sync"
+    no_autoreset = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
     try:
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
-            envs = gym.make_vec(args.env_id, num_envs, vectorization_mode, vector_kwargs, [SingleEnv], **env_kwargs)
+            envs = gym.make_vec(args.env_id, num_envs, mode, no_autoreset, [SingleEnv], **env_kwargs)
     except TypeError as error:
         if " argument '" in str(error):  # Python's words: "got an unexpected keyword argument 'x'"
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
@@ -488,7 +488,7 @@ def main():
         with exit_with(f"{path} is no checkpoint of this version of the script", Exception):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             checkpoint["global_step"] = int(checkpoint["global_step"])
-            args = tyro.cli(Args, default=Args(**checkpoint["args"]))  # again, with its flags
+            args = tyro.cli(Args, default=Args(**checkpoint["args"]))  # its flags are the defaults
     if dist.is_torchelastic_launched():
         dist.init_process_group()
     check_args(args, checkpoint["global_step"] if args.resume else 0)
@@ -507,7 +507,7 @@ def main():
         train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
         sys.exit(f"interrupted; if a checkpoint exists: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
-    if dist.is_initialized():  # all is written, and destroy_process_group() aborts at times
+    if dist.is_initialized():  # all is written, and gloo's destroy_process_group() aborts at times
         os._exit(0)
 
 

@@ -8,14 +8,14 @@ from torch.utils.data import default_collate
 
 
 class Args:
-    # To change settings: `class MyArgs(Args): learning_rate = 3e-4` and `train_ppo_cartpole(args=MyArgs)`.
+    # The class is used as it is. To change a setting: `class MyArgs(Args): gae_lambda = 1`, and pass args=MyArgs.
     num_steps = 1024  # environment steps per iteration; together they are the batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
-    reward_scale = 0.01  # 1 - gamma: as CartPole pays 1 a step, discounted returns reach 1; 100 is harder to fit
-    gamma = 0.99  # discount factor; change reward_scale, too
+    gamma = 0.99  # discount factor
+    reward_scale = 0.01  # 1 - gamma: CartPole pays 1 a step, so returns reach 1 / (1 - gamma); 1 is easier to fit
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of the value loss, which contains a factor of 0.5
@@ -43,7 +43,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes steps, from `obs` on. Returns the rollout, a dictionary of tensors [num_steps, ...], and the next `obs`."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # only to act; make_batch computes values and log-probs
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probs, all at once
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, or the time was up
@@ -51,18 +51,18 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # a dictionary of tensors; bools stay bool, rewards are float64
+    return default_collate(steps), obs  # stacked: a dictionary of tensors [num_steps, ...]
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
+    Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
     # Nothing follows a termination. After a time limit or at the rollout's end, the next value stands for the rest.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # A[t] = delta[t] + decay[t] * A[t + 1]; the last is its delta
+    advantages = deltas.clone()  # the last one stays its delta, for no step follows
     for t in reversed(range(len(deltas) - 1)):
-        advantages[t] += decays[t] * advantages[t + 1]
+        advantages[t] += decays[t] * advantages[t + 1]  # A[t] = delta[t] + decay[t] * A[t + 1]
     return advantages
 
 
@@ -71,7 +71,7 @@ def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
     policy, values = agent(rollout["obs"])  # before any update, by the weights that chose the actions
     _, next_values = agent(rollout["next_obs"])  # not values[1:]: where an episode ended, obs[t + 1] is of the next one
-    rewards = args.reward_scale * rollout["rewards"].float()
+    rewards = args.reward_scale * rollout["rewards"].float()  # they were float64
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # lambda-returns, which the values are to predict
@@ -80,7 +80,7 @@ def make_batch(agent, rollout, args):
         "actions": rollout["actions"],
         "old_log_probs": policy.log_prob(rollout["actions"]),
         "returns": returns,
-        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # normalized, not in the paper
+        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # not in the paper
     }
 
 
@@ -113,7 +113,7 @@ def train_ppo_cartpole(seed=1, args=Args):
     """Trains an agent, prints how it goes, and returns the agent."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # the last ten returns
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # the last returns
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
@@ -122,7 +122,7 @@ def train_ppo_cartpole(seed=1, args=Args):
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        print(f"iteration {iteration + 1}: mean return {torch.tensor(env.return_queue).mean():.0f}, 500 at most")
+        print(f"iteration {iteration + 1}: mean return {torch.tensor(env.return_queue).mean():.0f} of 500")
     return agent
 
 

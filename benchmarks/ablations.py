@@ -123,13 +123,9 @@ DETAILS = (
         changes=(
             ("action_dim, last_gain=0.01)", "2 * action_dim, last_gain=0.01)"),
             ("log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))", "offset = args.init_log_std"),
-            ("policy = Normal(self.actor(obs), self.log_std.exp())",
-             "mean, log_std = self.actor(obs).chunk(2, -1)\n"
-             "        policy = Normal(mean, (log_std + self.offset).exp())"),
-            ("mean = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))",
-             "obs = self.normalize(torch.as_tensor(obs, device=self.device))\n"
-             "        mean, log_std = self.actor(obs).chunk(2, -1)"),
-            ("torch.normal(mean, self.log_std.exp())", "torch.normal(mean, (log_std + self.offset).exp())"),
+            ("return Independent(Normal(self.actor(normalized_obs), self.log_std.exp()), 1)",
+             "mean, log_std = self.actor(normalized_obs).chunk(2, -1)\n"
+             "        return Independent(Normal(mean, (log_std + self.offset).exp()), 1)"),
         ),
         script="ppo_continuous",
     ),
