@@ -48,7 +48,7 @@ class Args:
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
     num_envs: PositiveInt = 32  # environments side by side, of all processes of torchrun together
     async_envs: bool = False  # a worker process for each environment; pays off if they are slow
-    total_timesteps: PositiveInt = 500_000  # of all environments together, with those before --resume
+    total_timesteps: PositiveInt = 500_000  # steps to train for, of all environments together
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
@@ -98,9 +98,8 @@ class RunningStatistics(nn.Module):
 
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
-        batch_sums = torch.stack([torch.ones_like(x), x, x**2]).sum(dim=1)  # [3, *shape]
-        self.sums += sum_over_processes(batch_sums)
-        number = self.sums[0].clamp(min=1)  # 0 before the first reward; rms then divides only zeros
+        self.sums += sum_over_processes(torch.stack([torch.ones_like(x), x, x**2]).sum(dim=1))
+        number = self.sums[0].clamp(min=1)  # no 0 / 0 where there are no samples yet
         mean, mean_square = self.sums[1:] / number
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
@@ -136,16 +135,15 @@ class Agent(nn.Module):
         self.to(self.device)
 
     def update_statistics(self, rollout):
-        """Adds a rollout's observations, and its discounted sums of rewards, sum[t] = r[t] + gamma * sum[t - 1]."""
+        """Adds a rollout's observations, and the discounted sums of its past rewards, whose RMS is the reward scale."""
         self.obs_statistics.update(rollout["obs"].flatten(0, 1))
         all_sums = []
         for rewards, done in zip(rollout["rewards"], rollout["done"], strict=True):
-            self.reward_sums = rewards + self.args.gamma * self.reward_sums
+            self.reward_sums = rewards + self.args.gamma * self.reward_sums  # as Gymnasium's NormalizeReward
             all_sums.append(self.reward_sums)
             self.reward_sums = self.reward_sums.masked_fill(done, 0)
         all_sums = torch.cat(all_sums)
-        # A sum is 0 until an episode's first reward. Such sums are left out: where rewards are rare,
-        # they would make the RMS tiny, and so the scaled rewards huge.
+        # Unlike there, sums of 0 are left out: where rewards are rare, they make the scale tiny.
         self.reward_sum_statistics.update(all_sums[all_sums != 0])
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
@@ -154,13 +152,14 @@ class Agent(nn.Module):
         return obs
 
     def policy(self, normalized_obs):  # [..., obs_dim] -> distribution of actions [..., action_dim]
-        return Independent(Normal(self.actor(normalized_obs), self.log_std.exp()), 1)
+        mean = self.actor(normalized_obs)
+        return Independent(Normal(mean, self.log_std.exp()), 1)
 
     def forward(self, obs):  # [..., obs_dim] -> distribution of actions, values [...]
         obs = self.normalize(obs)
         return self.policy(obs), self.critic(obs).squeeze(-1)
 
-    def act(self, obs, greedy=False):  # arrays: float32 [num_envs, obs_dim] -> an action for each
+    def act(self, obs, greedy=False):  # NumPy: obs [num_envs, obs_dim] -> an action for each
         policy = self.policy(self.normalize(torch.as_tensor(obs, device=self.device)))
         return (policy.mode if greedy else policy.sample()).numpy(force=True)
 
@@ -172,13 +171,13 @@ def collect_trajectories(envs, agent, obs, num_steps):
     next_obs[t] is what step t led to. It equals obs[t + 1], unless an episode ended and the next one begins there."""
     steps = []
     for _ in range(num_steps):
-        actions = agent.act(obs)
+        actions = agent.act(obs)  # make_batch computes log-probabilities and values
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         done = terminated | truncated
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # make_envs disables autoreset; the others go on, their obs unchanged
+        if done.any():  # autoreset is off, see make_envs; returns the obs of all, in new arrays
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = default_collate(steps)  # a dictionary of tensors, stacked along a new first dimension
     return {name: tensor.to(agent.device) for name, tensor in rollout.items()}, obs
@@ -187,7 +186,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # Nothing follows a termination. After a time limit or at the rollout's end, the next value stands for the rest.
+    # No reward follows a termination. After a time limit or the rollout's end, next_values estimate those to come.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the last one stays its delta, for no step follows
@@ -199,19 +198,19 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # update_statistics has just changed the normalization, so log-probabilities are computed anew.
-    # The policy that acted differed a little from this one: KL at most 0.008, on four tasks.
+    # Unlike in PPO, old_log_probs are not of the policy that acted: update_statistics has just
+    # changed the normalization, and ratios shall start at 1. The KL was at most 0.008, on four tasks.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
-    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # std may be 0
-    rewards = rollout["rewards"].float() / reward_scale
+    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # std: 0 if all equal
+    rewards = rollout["rewards"].float() / reward_scale  # from float64
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
-        # Not in PPO: if all steps cost the same, or nothing, and none terminates, no action was better,
-        # and advantages are errors of the critic. Centered, they would move the policy at random. As they
-        # are, mostly negative, they make it try other actions; else, some seeds of Acrobot find no goal.
+        # Not in PPO: if all steps cost the same, or nothing, and none terminates, no action was better
+        # than another: advantages are errors of the critic. Centered, they move the policy at random.
+        # As they are, mostly negative, it tries other actions. Some seeds of Acrobot need that.
         steps_cost_the_same = rewards.min() == rewards.max() and rewards.max() <= 0
         center = 0 if steps_cost_the_same and not terminated.any() else advantages.mean()
         advantages = (advantages - center) / (advantages.std() + 1e-8)
@@ -259,8 +258,8 @@ def ppo_update(agent, optimizer, batch, args):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
-                excess = sum_over_processes(metrics["losses/approx_kl"] - args.target_kl)
-                if excess > 0:  # the mean KL of all processes is too high; they stop together
+                excess = metrics["losses/approx_kl"] - args.target_kl
+                if sum_over_processes(excess) > 0:  # mean KL of all processes; all stop
                     return metrics  # before this minibatch's step
             optimizer.zero_grad()
             loss.backward()
@@ -279,7 +278,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes; with static_graph, some parameters of a fork may get none.
+    # DDP averages gradients over processes. static_graph lets you add parameters without gradient.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
@@ -287,12 +286,12 @@ def train(args, run_dir, checkpoint=None):
     torch.manual_seed(seeds[0])
     obs, _ = envs.reset(seed=seeds[1:])
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
-    num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # from here on
+    num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # from here on, rounded down
     for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or not sys.stderr.isatty()):
         fraction_left = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # squares must fit in float32
+        exit_unless_finite(rollout, limit=1e18)  # or the critic's squared errors overflow
         global_step += steps_per_iteration
         agent.update_statistics(rollout)  # before make_batch, which needs the reward scale
         batch = make_batch(agent, rollout, args)
@@ -332,7 +331,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         with exit_with("cannot write the run directory", OSError):
             run_dir.mkdir(parents=True, exist_ok=args.resume is not None)
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
-        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # no points after the checkpoint
+        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # drops points after the checkpoint's
         self.start_step = global_step
         self.start_time = time.perf_counter()
         self.current_episodes = np.zeros((num_envs, 2))  # return and length so far
@@ -356,7 +355,8 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
             progress += f", return {metrics['charts/episodic_return']:.1f}"
         for tag, value in metrics.items():
             self.writer.add_scalar(tag, value, global_step)
-        if (args.total_timesteps - global_step) % (args.total_timesteps / 20) < args.num_envs * args.num_steps:
+        steps_left = args.total_timesteps - global_step
+        if steps_left % (args.total_timesteps / 20) < args.num_envs * args.num_steps:  # each 5 %
             tqdm.write(progress)
 
 
@@ -417,7 +417,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32; gym.vector casts to it
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # unused, and gym.vector fails to stack some infos
@@ -430,7 +430,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         env_kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training, too, so that a missing renderer is noticed
+    if args.render or args.capture_video:  # even in training, to notice a missing renderer
         env_kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
@@ -470,7 +470,7 @@ def check_args(args, steps_taken):
         "--render needs a display, --evaluate and no --capture-video": not args.render or can_render,
         "--cuda finds no GPU; use --no-cuda": not args.cuda or torch.cuda.is_available(),
         f"--num-envs must be a multiple of {world_size} processes": args.num_envs % world_size == 0,
-        "--num-minibatches must leave 2 samples in each": batch_size >= 2 * args.num_minibatches * world_size,
+        "--num-minibatches must be less than num-envs * num-steps": batch_size > args.num_minibatches * world_size,
         "--total-timesteps must be higher": args.total_timesteps >= steps_taken + batch_size,
     }
     for rule, is_followed in rules.items():
@@ -507,7 +507,7 @@ def main():
         train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
         sys.exit(f"interrupted; if a checkpoint exists: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
-    if dist.is_initialized():  # all is written, and gloo's destroy_process_group() aborts at times
+    if dist.is_initialized():  # all is written; gloo's destroy_process_group() aborts at times
         os._exit(0)
 
 

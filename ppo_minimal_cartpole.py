@@ -8,17 +8,17 @@ from torch.utils.data import default_collate
 
 
 class Args:
-    # The class is used as it is. To change a setting: `class MyArgs(Args): gae_lambda = 1`, and pass args=MyArgs.
+    # Never instantiated. To change settings, pass a subclass: `class MyArgs(Args): gae_lambda = 1`, `args=MyArgs`.
     num_steps = 1024  # environment steps per iteration; together they are the batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # 1 - gamma: CartPole pays 1 a step, so returns reach 1 / (1 - gamma); 1 is easier to fit
+    reward_scale = 0.01  # scales values, in CartPole up to 1 / (1 - gamma) = 100, to 1, which is easier to fit
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
-    vf_coef = 1.0  # weight of the value loss, which contains a factor of 0.5
+    vf_coef = 1.0  # weight of value_loss, which is half the mean squared error
     ent_coef = 0.0  # weight of the entropy bonus; CartPole does not need one
     max_grad_norm = 0.5  # longer gradients are scaled down to this norm
 
@@ -43,7 +43,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes steps, from `obs` on. Returns the rollout, a dictionary of tensors [num_steps, ...], and the next `obs`."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probs, all at once
+        policy, _ = agent(torch.as_tensor(obs))  # values and log-probs are computed in make_batch, at once
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, or the time was up
@@ -51,13 +51,13 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # stacked: a dictionary of tensors [num_steps, ...]
+    return default_collate(steps), obs  # stacked; rewards become float64, ends bool
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # Nothing follows a termination. After a time limit or at the rollout's end, the next value stands for the rest.
+    # No reward follows a termination. After a time limit or the rollout's end, next_values estimate those to come.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the last one stays its delta, for no step follows
@@ -69,9 +69,9 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
-    policy, values = agent(rollout["obs"])  # before any update, by the weights that chose the actions
-    _, next_values = agent(rollout["next_obs"])  # not values[1:]: where an episode ended, obs[t + 1] is of the next one
-    rewards = args.reward_scale * rollout["rewards"].float()  # they were float64
+    policy, values = agent(rollout["obs"])  # called before ppo_update: weights are those that acted
+    _, next_values = agent(rollout["next_obs"])  # not values[1:], for where an episode ended, obs[t + 1] starts another
+    rewards = args.reward_scale * rollout["rewards"].float()  # from float64
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # lambda-returns, which the values are to predict
@@ -113,7 +113,7 @@ def train_ppo_cartpole(seed=1, args=Args):
     """Trains an agent, prints how it goes, and returns the agent."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # the last returns
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # of the last episodes
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)

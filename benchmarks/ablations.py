@@ -123,9 +123,8 @@ DETAILS = (
         changes=(
             ("action_dim, last_gain=0.01)", "2 * action_dim, last_gain=0.01)"),
             ("log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))", "offset = args.init_log_std"),
-            ("return Independent(Normal(self.actor(normalized_obs), self.log_std.exp()), 1)",
-             "mean, log_std = self.actor(normalized_obs).chunk(2, -1)\n"
-             "        return Independent(Normal(mean, (log_std + self.offset).exp()), 1)"),
+            ("mean = self.actor(normalized_obs)", "mean, log_std = self.actor(normalized_obs).chunk(2, -1)"),
+            ("Normal(mean, self.log_std.exp())", "Normal(mean, (log_std + self.offset).exp())"),
         ),
         script="ppo_continuous",
     ),

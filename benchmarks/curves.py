@@ -14,8 +14,8 @@ import json
 
 import ablations
 import numpy as np
-from launcher import ROOT
-from learning import MINIMAL, PUBLISHED, results
+from launcher import MINIMAL, ROOT
+from learning import PUBLISHED, results
 from peers import STEPS, groups
 
 

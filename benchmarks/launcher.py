@@ -19,12 +19,29 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT))  # so that benchmarks can import the scripts
+MINIMAL = "ppo_minimal_cartpole"
 PACKAGES = ("gymnasium", "numpy", "torch", "box2d", "mujoco")
 
 
 def command_for(script, flags, folder=None):
     """The command that trains with these flags (a string), as a list of words."""
     return [sys.executable, str(Path(folder or ROOT, f"{script}.py")), *flags.split()]
+
+
+class Setting(NamedTuple):
+    script: str
+    env_id: str
+    steps: int
+    flags: str = ""
+
+    def __str__(self):
+        return f"{self.script} {self.env_id} {self.steps}" + f' --flags="{self.flags}"' * bool(self.flags)
+
+    def command(self, seed):
+        if self.script == MINIMAL:
+            return [sys.executable, str(Path(__file__).parent / "minimal_run.py"), str(seed)]
+        flags = f"--env-id {self.env_id} --total-timesteps {self.steps} --seed {seed} {self.flags}"
+        return command_for(self.script, flags)
 
 
 @contextlib.contextmanager

@@ -17,84 +17,17 @@ of each update.
 
 import argparse
 import importlib
-import math
 import re
 import statistics
 import sys
-import tempfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
 
 import gymnasium as gym
-from launcher import (
-    command_for,
-    greedy_return,
-    keep,
-    processor,
-    provenance,
-    read_rows,
-    rows_of,
-    run,
-    scalars,
-    start,
-    table,
-)
+from launcher import MINIMAL, Setting, greedy_return, keep, provenance, read_rows, rows_of, run, table
+from verify import first_iterations, first_losses, outdated
 
 SEEDS = range(11, 21)  # to report; defaults are chosen on 1 to 5
-TAGS = ("charts/episodic_return", "losses/policy_loss", "losses/value_loss", "losses/approx_kl")
-MINIMAL = "ppo_minimal_cartpole"
-TRAIN_MINIMAL = """
-import gymnasium as gym, numpy as np, ppo_minimal_cartpole, torch
-
-def backward(loss, backward=torch.Tensor.backward):
-    print("loss", loss.item())
-    backward(loss)
-
-def ppo_update(agent, *others, ppo_update=ppo_minimal_cartpole.ppo_update):
-    global updates
-    ppo_update(agent, *others)
-    updates += 1
-    if updates % 4 == 0:
-        print(updates * ppo_minimal_cartpole.Args.num_steps, "steps: average reward", evaluate(agent, 10).mean())
-
-@torch.no_grad()
-def evaluate(agent, num_episodes):
-    env, returns = gym.make("CartPole-v1"), np.zeros(num_episodes)
-    for episode in range(num_episodes):
-        (obs, _), done = env.reset(seed=1_000_000 + episode), False
-        while not done:
-            policy, _ = agent(torch.as_tensor(obs))
-            obs, reward, terminated, truncated, _ = env.step(policy.mode.item())
-            returns[episode] += reward
-            done = terminated or truncated
-    return returns
-
-updates = 0
-torch.Tensor.backward, ppo_minimal_cartpole.ppo_update = backward, ppo_update
-returns = evaluate(ppo_minimal_cartpole.train_ppo_cartpole(seed={seed}), 100)
-print(f"greedy return {{returns.mean():.2f}} +- {{returns.std():.2f}} over 100 episodes")
-"""
-
-
-class Setting(NamedTuple):
-    script: str
-    env_id: str
-    steps: int
-    flags: str = ""
-
-    def __str__(self):
-        return f"{self.script} {self.env_id} {self.steps}" + f' --flags="{self.flags}"' * bool(self.flags)
-
-    def command(self, seed):
-        if self.script == MINIMAL:
-            return [sys.executable, "-c", TRAIN_MINIMAL.format(seed=seed)]
-        flags = f"--env-id {self.env_id} --total-timesteps {self.steps} --seed {seed} {self.flags}"
-        return command_for(self.script, flags)
-
-
 SETTINGS = (  # of the README
     Setting(MINIMAL, "CartPole-v1", 49_152),
     Setting("ppo_discrete", "CartPole-v1", 50_000),
@@ -132,19 +65,6 @@ PUBLISHED = {  # greedy return, steps: https://github.com/DLR-RM/rl-baselines3-z
 }
 
 
-def first_iterations(logged):
-    """The first ten iterations in full precision: {tag: values}. Before an episode has ended, there is no return."""
-    last = logged["losses/approx_kl"][:10][-1][0]
-    return {tag: [value for step, _, value in logged.get(tag, ()) if step <= last] for tag in TAGS}
-
-
-def first_losses(stdout):
-    """The same for the minimal script, with updates of 80 minibatches; a return is printed after every fourth one."""
-    losses = [float(loss) for loss in re.findall(r"loss (\S+)", stdout)]
-    returns = [float(value) for value in re.findall(r"average reward (\S+)", stdout)]
-    return {"loss": losses[79:800:80], "return": returns[:2]}
-
-
 def train(setting, seed):
     """Trains once and returns the row, and all else about the run."""
     done = run(setting.command(seed))
@@ -163,60 +83,6 @@ def train(setting, seed):
     thinned = [[step, round(value, 2)] for step, value in curve[:: max(1, len(curve) // 50)]]
     row |= {"args": args, "first_iterations": first, "curve": thinned}
     return row, done
-
-
-def difference(row):
-    """Trains the first ten iterations of a row again; returns the first difference in words, or ""."""
-    setting = Setting(*row["setting"])
-    with tempfile.TemporaryDirectory() as folder:
-        main_flags = [] if setting.script == MINIMAL else ["--checkpoint-interval", "10"]
-        process = start([*setting.command(row["seed"]), *main_flags], folder)
-        try:
-            if setting.script == MINIMAL:
-                lines = []
-                while len(lines) < 811 and (line := process.stdout.readline()):
-                    lines.append(line)  # 800 losses, 2 returns, and 9 iterations that have ended
-                now = first_losses("".join(lines))
-            else:  # when the checkpoint is there, so are the curves
-                while not list(Path(folder).glob("runs/*/checkpoint.pt")) and process.poll() is None:
-                    time.sleep(0.1)
-                now = first_iterations(scalars(next(Path(folder, "runs").iterdir())))
-        except (IndexError, KeyError, OSError, StopIteration):  # it ended before
-            now = None
-        finally:
-            process.kill()
-            _, stderr = process.communicate()
-    if now is None:
-        return f"training fails: {stderr[-300:]}"
-    return compare(now, row["first_iterations"], row["processor"] == processor())
-
-
-def compare(now, then, same_processor):
-    """The first difference between the first iterations of two runs in words, or ""."""
-    tolerance, iterations = (1e-6, 10) if same_processor else (0.02, 1)
-    for name, values in then.items():
-        if len(now[name]) != len(values):
-            return f"{name} has {len(now[name])} values in the first ten iterations, but {len(values)} in the row"
-        for number, (value, old) in enumerate(zip(now[name][:iterations], values[:iterations], strict=True), 1):
-            if not math.isclose(value, old, rel_tol=tolerance, abs_tol=tolerance / 100):
-                return f"{name} number {number} is {value}, but {old} in the row"
-    return ""
-
-
-def outdated(rows):
-    """The settings and commits of those rows that today's scripts don't repeat, judged by one row of each."""
-    probes, result = {}, []
-    for row in sorted(rows, key=lambda row: row["processor"] != processor()):  # best on the processor that made it
-        probes.setdefault((Setting(*row["setting"]), row["commit"]), row)
-    with ThreadPoolExecutor(2) as pool:
-        for (setting, commit), differs in zip(probes, pool.map(difference, probes.values()), strict=True):
-            row = probes[setting, commit]
-            elsewhere = "" if row["processor"] == processor() else f" (first iteration only: {row['processor']})"
-            print(f"{'differs' if differs else 'same   '} {setting}, seed {row['seed']}{elsewhere}", flush=True)
-            if differs:
-                print(f"        {differs}, which is of commit {commit[:7]}", flush=True)
-                result.append((setting, commit))
-    return result
 
 
 def campaign(setting, seeds):

@@ -25,8 +25,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium as gym
-from launcher import ROOT, keep, key, origin, provenance, read_rows, require_idle, rows_of, run, steps_per_second, table
-from learning import Setting, outdated, train
+from launcher import (
+    ROOT,
+    Setting,
+    keep,
+    key,
+    origin,
+    provenance,
+    read_rows,
+    require_idle,
+    rows_of,
+    run,
+    steps_per_second,
+    table,
+)
+from learning import train
+from verify import outdated
 
 SEEDS = (11, 12, 13)
 STEPS = {"LunarLander-v3": 327_680, "LunarLanderContinuous-v3": 98_304}

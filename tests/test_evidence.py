@@ -104,7 +104,7 @@ def test_the_prose_holds_no_results(benchmarks):
 
 
 def test_what_counts_as_the_same_numbers(benchmarks):
-    compare = benchmarks("learning").compare
+    compare = benchmarks("verify").compare
     row = {"losses/approx_kl": [0.01, 0.02], "charts/episodic_return": [-150.0]}
     rounded = {"losses/approx_kl": [0.01 * (1 + 1e-9), 0.02], "charts/episodic_return": [-150.0]}
     near = {"losses/approx_kl": [0.0101, 0.09], "charts/episodic_return": [-150.0]}
@@ -119,18 +119,18 @@ def test_what_counts_as_the_same_numbers(benchmarks):
 
 @pytest.mark.process
 def test_verify_notices_a_change_of_the_numbers_and_no_other(benchmarks, monkeypatch, tmp_path):
-    learning, launcher = benchmarks("learning"), benchmarks("launcher")
-    setting = learning.Setting("ppo_discrete", "CartPole-v1", 480, "--num-envs 4 --num-steps 8 --eval-episodes 1")
+    learning, verify, launcher = benchmarks("learning"), benchmarks("verify"), benchmarks("launcher")
+    setting = launcher.Setting("ppo_discrete", "CartPole-v1", 480, "--num-envs 4 --num-steps 8 --eval-episodes 1")
     row, _ = learning.train(setting, seed=1)
     row["processor"] = launcher.processor()
     text = (ROOT / "ppo_discrete.py").read_text()
     monkeypatch.setattr(launcher, "ROOT", tmp_path)
     (tmp_path / "ppo_discrete.py").write_text(text.replace("log_ratio", "log_of_ratio"))
-    assert not learning.difference(row)
+    assert not verify.difference(row)
     (tmp_path / "ppo_discrete.py").write_text(text.replace("0.5  # weight of the value", "0.25  # weight of the value"))
-    assert "in the row" in learning.difference(row)
+    assert "in the row" in verify.difference(row)
     (tmp_path / "ppo_discrete.py").write_text("1 / 0")
-    assert "training fails" in learning.difference(row)
+    assert "training fails" in verify.difference(row)
 
 
 def test_campaigns_refuse_uncommitted_changes(benchmarks, monkeypatch, tmp_path):

@@ -89,8 +89,8 @@ REFUSED = {  # flags: what the message must hold; tyro prints its own, in a box
     '--env-kwargs {"wrappers":[]}': "wrappers",
     '--env-id probes:Probe-v0 --capture-video --env-kwargs {"continuous":CONTINUOUS}': "render_mode",
     # Numbers out of their range.
-    "--num-envs 2 --num-steps 8 --num-minibatches 9": "--num-minibatches must leave 2 samples in each",
-    "--num-envs 1 --num-steps 1 --num-minibatches 1": "--num-minibatches must leave 2 samples in each",
+    "--num-envs 2 --num-steps 8 --num-minibatches 16": "--num-minibatches must be less than",
+    "--num-envs 1 --num-steps 1 --num-minibatches 1": "--num-minibatches must be less than",
     "--total-timesteps 31": "--total-timesteps must be higher",
     **dict.fromkeys(("--num-envs 0", "--num-steps -1", "--num-minibatches 0", "--update-epochs 0"), OUT_OF_RANGE),
     **dict.fromkeys(
