@@ -93,14 +93,15 @@ class RunningStatistics(nn.Module):
         super().__init__()
         self.register_buffer("sums", torch.zeros(3, *shape).double())  # number, sum, sum of squares
         self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("std", torch.ones(shape))
-        self.register_buffer("rms", torch.ones(shape))
+        self.register_buffer("std", torch.ones(shape))  # divides observations
+        self.register_buffer("rms", torch.ones(shape))  # divides rewards; std of equal sums: 0
 
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
         self.sums += sum_over_processes(torch.stack([torch.ones_like(x), x, x**2]).sum(dim=1))
-        number = self.sums[0].clamp(min=1)  # no 0 / 0 where there are no samples yet
-        mean, mean_square = self.sums[1:] / number
+        number, total, total_of_squares = self.sums
+        mean = total / number.clamp(1)  # no 0 / 0 where there are no samples yet
+        mean_square = total_of_squares / number.clamp(1)
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
@@ -126,7 +127,7 @@ class Agent(nn.Module):
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RunningStatistics()
-        self.reward_sums = 0  # becomes [num_envs]; not saved, for --resume starts new episodes
+        self.reward_sums = 0  # [num_envs] later on; not saved, for --resume starts new episodes
         action_dim = gym.spaces.flatdim(envs.single_action_space)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, last_gain=0.01)  # mean actions
         self.log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))  # in every state the same
@@ -135,15 +136,15 @@ class Agent(nn.Module):
         self.to(self.device)
 
     def update_statistics(self, rollout):
-        """Adds a rollout's observations, and the discounted sums of its past rewards, whose RMS is the reward scale."""
+        """Adds a rollout's observations, and its discounted sums of rewards, each from an episode's start to a step."""
         self.obs_statistics.update(rollout["obs"].flatten(0, 1))
         all_sums = []
         for rewards, done in zip(rollout["rewards"], rollout["done"], strict=True):
-            self.reward_sums = rewards + self.args.gamma * self.reward_sums  # as Gymnasium's NormalizeReward
+            self.reward_sums = rewards + self.args.gamma * self.reward_sums
             all_sums.append(self.reward_sums)
             self.reward_sums = self.reward_sums.masked_fill(done, 0)
         all_sums = torch.cat(all_sums)
-        # Unlike there, sums of 0 are left out: where rewards are rare, they make the scale tiny.
+        # Unlike in Gymnasium's NormalizeReward, sums of 0 are left out: if rewards are rare, they make the RMS tiny.
         self.reward_sum_statistics.update(all_sums[all_sums != 0])
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
@@ -177,7 +178,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # autoreset is off, see make_envs; returns the obs of all, in new arrays
+        if done.any():  # autoreset is off, see make_envs; reset returns a new array of all observations
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = default_collate(steps)  # a dictionary of tensors, stacked along a new first dimension
     return {name: tensor.to(agent.device) for name, tensor in rollout.items()}, obs
@@ -189,7 +190,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     # No reward follows a termination. After a time limit or the rollout's end, next_values estimate those to come.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # the last one stays its delta, for no step follows
+    advantages = deltas.clone()  # A of the last step is its delta; the loop fills in the others
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]  # A[t] = delta[t] + decay[t] * A[t + 1]
     return advantages
@@ -198,21 +199,20 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # Unlike in PPO, old_log_probs are not of the policy that acted: update_statistics has just
-    # changed the normalization, and ratios shall start at 1. The KL was at most 0.008, on four tasks.
+    # update_statistics has just changed the normalization. So that ratios start at 1, old_log_probs
+    # are not of the policy that acted, unlike in PPO. Their KL was below 0.01, on four tasks.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
-    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1  # std: 0 if all equal
+    reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
     rewards = rollout["rewards"].float() / reward_scale  # from float64
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
-        # Not in PPO: if all steps cost the same, or nothing, and none terminates, no action was better
-        # than another: advantages are errors of the critic. Centered, they move the policy at random.
-        # As they are, mostly negative, it tries other actions. Some seeds of Acrobot need that.
-        steps_cost_the_same = rewards.min() == rewards.max() and rewards.max() <= 0
-        center = 0 if steps_cost_the_same and not terminated.any() else advantages.mean()
+        # Not in PPO: until something is gained, lost or ended, advantages are errors of the critic. Centered,
+        # they push at random; as they are, mostly negative, they make it explore. Acrobot needs that.
+        anything_happened = terminated.any() or rewards.min() < rewards.max() or rewards.max() > 0
+        center = advantages.mean() if anything_happened else 0
         advantages = (advantages - center) / (advantages.std() + 1e-8)
     batch = {
         "obs": rollout["obs"],
@@ -259,7 +259,7 @@ def ppo_update(agent, optimizer, batch, args):
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
-                if sum_over_processes(excess) > 0:  # mean KL of all processes; all stop
+                if sum_over_processes(excess) > 0:  # their mean KL is too high, and all stop
                     return metrics  # before this minibatch's step
             optimizer.zero_grad()
             loss.backward()
@@ -269,16 +269,16 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train(args, run_dir, checkpoint=None):
-    """Trains an agent, or goes on from a checkpoint; evaluates the agent and returns it."""
+    """Trains an agent, or goes on from a checkpoint, see save_checkpoint; evaluates the agent and returns it."""
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(args.seed)  # the same initial weights in all processes
-    envs = make_envs(args, args.num_envs // world_size)
+    envs = make_envs(args, args.num_envs // world_size)  # shapes in comments are of one process
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes. static_graph lets you add parameters without gradient.
+    # DDP averages gradients over processes. static_graph lets a fork add parameters that get none.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
@@ -286,12 +286,12 @@ def train(args, run_dir, checkpoint=None):
     torch.manual_seed(seeds[0])
     obs, _ = envs.reset(seed=seeds[1:])
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
-    num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # from here on, rounded down
+    num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # still to do
     for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or not sys.stderr.isatty()):
         fraction_left = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # or the critic's squared errors overflow
+        exit_unless_finite(rollout, limit=1e18)  # nan, infinite or absurdly large
         global_step += steps_per_iteration
         agent.update_statistics(rollout)  # before make_batch, which needs the reward scale
         batch = make_batch(agent, rollout, args)
@@ -331,7 +331,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         with exit_with("cannot write the run directory", OSError):
             run_dir.mkdir(parents=True, exist_ok=args.resume is not None)
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
-        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # drops points after the checkpoint's
+        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points that --resume makes anew
         self.start_step = global_step
         self.start_time = time.perf_counter()
         self.current_episodes = np.zeros((num_envs, 2))  # return and length so far
@@ -356,7 +356,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         for tag, value in metrics.items():
             self.writer.add_scalar(tag, value, global_step)
         steps_left = args.total_timesteps - global_step
-        if steps_left % (args.total_timesteps / 20) < args.num_envs * args.num_steps:  # each 5 %
+        if steps_left % (args.total_timesteps / 20) < args.num_envs * args.num_steps:  # each 5 %, counted from the end
             tqdm.write(progress)
 
 
@@ -417,7 +417,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32; gym.vector casts to it
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts to float32
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # unused, and gym.vector fails to stack some infos
@@ -429,14 +429,14 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
 def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
-        env_kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
+        kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
     if args.render or args.capture_video:  # even in training, to notice a missing renderer
-        env_kwargs["render_mode"] = "human" if args.render else "rgb_array"
+        kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
-    no_autoreset = {"autoreset_mode": gym.vector.AutoresetMode.DISABLED}
+    no_autoreset = {"autoreset_mode": "Disabled"}
     try:
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
-            envs = gym.make_vec(args.env_id, num_envs, mode, no_autoreset, [SingleEnv], **env_kwargs)
+            envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs=no_autoreset, wrappers=[SingleEnv], **kwargs)
     except TypeError as error:
         if " argument '" in str(error):  # Python's words: "got an unexpected keyword argument 'x'"
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
@@ -470,7 +470,7 @@ def check_args(args, steps_taken):
         "--render needs a display, --evaluate and no --capture-video": not args.render or can_render,
         "--cuda finds no GPU; use --no-cuda": not args.cuda or torch.cuda.is_available(),
         f"--num-envs must be a multiple of {world_size} processes": args.num_envs % world_size == 0,
-        "--num-minibatches must be less than num-envs * num-steps": batch_size > args.num_minibatches * world_size,
+        "--num-minibatches must be less than the steps of a process": batch_size > args.num_minibatches * world_size,
         "--total-timesteps must be higher": args.total_timesteps >= steps_taken + batch_size,
     }
     for rule, is_followed in rules.items():

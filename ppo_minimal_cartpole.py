@@ -8,14 +8,14 @@ from torch.utils.data import default_collate
 
 
 class Args:
-    # Never instantiated. To change settings, pass a subclass: `class MyArgs(Args): gae_lambda = 1`, `args=MyArgs`.
-    num_steps = 1024  # environment steps per iteration; together they are the batch
+    # Used as a class. To change settings: `class MyArgs(Args): gae_lambda = 1`, `train_ppo_cartpole(args=MyArgs)`.
+    num_steps = 1024  # environment steps per iteration, the size of its batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # scales values, in CartPole up to 1 / (1 - gamma) = 100, to 1, which is easier to fit
+    reward_scale = 0.01  # makes discounted returns at most 1; unscaled, 1 / (1 - gamma) = 100 is hard to fit
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of value_loss, which is half the mean squared error
@@ -40,10 +40,10 @@ class PolicyValueNet(nn.Module):
 
 @torch.no_grad()
 def collect_trajectories(env, agent, obs, num_steps):
-    """Takes steps, from `obs` on. Returns the rollout, a dictionary of tensors [num_steps, ...], and the next `obs`."""
+    """Takes num_steps steps, starting from `obs`. Returns tensors [num_steps, ...] by name, and the next `obs`."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # values and log-probs are computed in make_batch, at once
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probs of all steps
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, or the time was up
@@ -51,7 +51,7 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # stacked; rewards become float64, ends bool
+    return default_collate(steps), obs  # stacked into tensors; Python floats become float64
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
@@ -60,7 +60,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     # No reward follows a termination. After a time limit or the rollout's end, next_values estimate those to come.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # the last one stays its delta, for no step follows
+    advantages = deltas.clone()  # A of the last step is its delta; the loop fills in the others
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]  # A[t] = delta[t] + decay[t] * A[t + 1]
     return advantages
@@ -70,7 +70,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
     policy, values = agent(rollout["obs"])  # called before ppo_update: weights are those that acted
-    _, next_values = agent(rollout["next_obs"])  # not values[1:], for where an episode ended, obs[t + 1] starts another
+    _, next_values = agent(rollout["next_obs"])  # values[1:] would be of the next episode where one ended
     rewards = args.reward_scale * rollout["rewards"].float()  # from float64
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
@@ -113,7 +113,7 @@ def train_ppo_cartpole(seed=1, args=Args):
     """Trains an agent, prints how it goes, and returns the agent."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # of the last episodes
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # keeps ten returns
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
