@@ -93,7 +93,7 @@ class RunningStatistics(nn.Module):
         self.register_buffer("sums", torch.zeros(3, *shape).double())  # number, sum, sum of squares
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))  # divides observations
-        self.register_buffer("rms", torch.ones(shape))  # divides rewards; std of equal sums: 0
+        self.register_buffer("rms", torch.ones(shape))  # divides rewards, for std may be 0
 
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
@@ -133,7 +133,7 @@ class Agent(nn.Module):
         self.to(self.device)
 
     def update_statistics(self, rollout):
-        """Adds a rollout's observations, and its discounted sums of rewards, each from an episode's start to a step."""
+        """Adds a rollout's observations, and the running sums of its rewards, in which older rewards count less."""
         self.obs_statistics.update(rollout["obs"].flatten(0, 1))
         all_sums = []
         for rewards, done in zip(rollout["rewards"], rollout["done"], strict=True):
@@ -141,7 +141,7 @@ class Agent(nn.Module):
             all_sums.append(self.reward_sums)
             self.reward_sums = self.reward_sums.masked_fill(done, 0)
         all_sums = torch.cat(all_sums)
-        # Unlike in Gymnasium's NormalizeReward, sums of 0 are left out: if rewards are rare, they make the RMS tiny.
+        # Unlike in Gymnasium's NormalizeReward, sums of 0 are left out. If rewards are rare, zeros make the RMS tiny.
         self.reward_sum_statistics.update(all_sums[all_sums != 0])
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
@@ -175,7 +175,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # autoreset is off, see make_envs; reset returns a new array of all observations
+        if done.any():  # autoreset is off, see make_envs; a new array, where others keep their obs
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = default_collate(steps)  # a dictionary of tensors, stacked along a new first dimension
     return {name: tensor.to(agent.device) for name, tensor in rollout.items()}, obs
@@ -184,7 +184,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # No reward follows a termination. After a time limit or the rollout's end, next_values estimate those to come.
+    # No reward follows a termination. After a time limit or the rollout's end, next_values stand for those not seen.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # A of the last step is its delta; the loop fills in the others
@@ -275,7 +275,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes. static_graph lets a fork add parameters that get none.
+    # DDP averages gradients over processes. static_graph lets a fork add parameters without gradient.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.

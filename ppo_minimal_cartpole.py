@@ -8,14 +8,14 @@ from torch.utils.data import default_collate
 
 
 class Args:
-    # Used as a class. To change settings: `class MyArgs(Args): gae_lambda = 1`, `train_ppo_cartpole(args=MyArgs)`.
+    # The class itself is passed. To change it: `class MyArgs(Args): gae_lambda = 1`, `train_ppo_cartpole(args=MyArgs)`.
     num_steps = 1024  # environment steps per iteration, the size of its batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # makes discounted returns at most 1; unscaled, 1 / (1 - gamma) = 100 is hard to fit
+    reward_scale = 0.01  # multiplies rewards, whose discounted sums reach 1 / (1 - gamma) = 100; 1 is easier to fit
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of value_loss, which is half the mean squared error
@@ -43,7 +43,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes num_steps steps, starting from `obs`. Returns tensors [num_steps, ...] by name, and the next `obs`."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probs of all steps
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probs, by the same weights
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, or the time was up
@@ -51,13 +51,13 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # stacked into tensors; Python floats become float64
+    return default_collate(steps), obs  # stacked into tensors; floats become float64, bools stay bool
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # No reward follows a termination. After a time limit or the rollout's end, next_values estimate those to come.
+    # No reward follows a termination. After a time limit or the rollout's end, next_values stand for those not seen.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # A of the last step is its delta; the loop fills in the others
@@ -69,9 +69,9 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
-    policy, values = agent(rollout["obs"])  # called before ppo_update: weights are those that acted
-    _, next_values = agent(rollout["next_obs"])  # values[1:] would be of the next episode where one ended
-    rewards = args.reward_scale * rollout["rewards"].float()  # from float64
+    policy, values = agent(rollout["obs"])  # still by the weights that acted, for ppo_update comes later
+    _, next_values = agent(rollout["next_obs"])  # of what each step led to; the next row of obs may start an episode
+    rewards = args.reward_scale * rollout["rewards"].float()
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # lambda-returns, which the values are to predict
@@ -122,7 +122,7 @@ def train_ppo_cartpole(seed=1, args=Args):
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        print(f"iteration {iteration + 1}: mean return {torch.tensor(env.return_queue).mean():.0f} of 500")
+        print(f"iteration {iteration + 1}: mean return {torch.tensor(env.return_queue).mean():.0f} of 500 (of 10)")
     return agent
 
 
