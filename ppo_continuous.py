@@ -52,10 +52,10 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # at the start; 3e-4 is usual; see benchmarks/tune.py
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # at the start; 3e-4 is usual; from benchmarks/tune.py
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
-    init_log_std: FiniteFloat = -0.25  # log of the initial standard deviation of actions; 1 is half the box
+    init_log_std: FiniteFloat = -0.25  # log of the initial deviation of actions; a deviation of 1 is half the box
     gamma: Fraction = 0.995  # discount factor
     gae_lambda: Fraction = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
@@ -68,7 +68,7 @@ class Args:
     max_grad_norm: PositiveFloat = 5.0  # longer gradients are scaled down to this norm; inf: none
     target_kl: PositiveFloat | None = 0.05  # end an iteration's update once the KL is larger
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
-    seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of the weights and of all that is drawn
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of the weights and of all that is drawn in training
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
     save_model: bool = True  # keep a checkpoint in the run directory, to resume or evaluate
     checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
@@ -119,7 +119,7 @@ def mlp(num_inputs, hidden_size, num_outputs, last_gain):
 
 
 class Agent(nn.Module):
-    """Actor and critic, two networks. They take raw observations, and normalize them inside."""
+    """Actor and critic, two networks. forward and act take raw observations, and normalize them."""
 
     def __init__(self, envs, args):
         super().__init__()
@@ -209,8 +209,8 @@ def make_batch(agent, rollout, args):
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
-        # Not in PPO: until something is gained, lost or ended, advantages are errors of the critic. Centered,
-        # they push at random; as they are, mostly negative, they make it explore. Acrobot needs that.
+        # Not in PPO: if all steps cost the same, or nothing, and none terminates, advantages are the
+        # critic's errors. Centered, they push at random; as they are, mostly negative, it explores.
         anything_happened = terminated.any() or rewards.min() < rewards.max() or rewards.max() > 0
         center = advantages.mean() if anything_happened else 0
         advantages = (advantages - center) / (advantages.std() + 1e-8)
