@@ -5,8 +5,8 @@
     torchrun --standalone --nproc-per-node 2 ppo_discrete.py              # train in two processes
     tensorboard --logdir runs                                             # look at the curves
 
-In an iteration, num_envs environments take num_steps steps: a rollout, [num_steps, num_envs, ...].
-Flattened, it is a batch, [num_steps * num_envs, ...], from which the agent learns in update_epochs passes.
+In an iteration, num_envs environments (of each process) take num_steps steps: a rollout, of shapes
+[num_steps, num_envs, ...]. Flattened, it is a batch, to learn from in update_epochs passes.
 PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438.
 """
 
@@ -175,7 +175,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # autoreset is off, see make_envs; a new array, where others keep their obs
+        if done.any():  # autoreset is off, see make_envs; the others keep their obs, in a new array
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = default_collate(steps)  # a dictionary of tensors, stacked along a new first dimension
     return {name: tensor.to(agent.device) for name, tensor in rollout.items()}, obs
@@ -184,7 +184,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # No reward follows a termination. After a time limit or the rollout's end, next_values stand for those not seen.
+    # No reward follows a termination. A time limit or the rollout's end hides rewards: next_values stand for them.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # A of the last step is its delta; the loop fills in the others
@@ -197,7 +197,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
     # update_statistics has just changed the normalization. So that ratios start at 1, old_log_probs
-    # are not of the policy that acted, unlike in PPO. Their KL was below 0.01, on four tasks.
+    # are not of the policy that acted, unlike in PPO. On four tasks, KL of the two was below 0.01.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
@@ -256,7 +256,7 @@ def ppo_update(agent, optimizer, batch, args):
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
-                if sum_over_processes(excess) > 0:  # their mean KL is too high, and all stop
+                if sum_over_processes(excess) > 0:  # mean KL of all processes is too high
                     return metrics  # before this minibatch's step
             optimizer.zero_grad()
             loss.backward()
@@ -269,7 +269,7 @@ def train(args, run_dir, checkpoint=None):
     """Trains an agent, or goes on from a checkpoint, see save_checkpoint; evaluates the agent and returns it."""
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(args.seed)  # the same initial weights in all processes
-    envs = make_envs(args, args.num_envs // world_size)  # shapes in comments are of one process
+    envs = make_envs(args, args.num_envs // world_size)
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if checkpoint:

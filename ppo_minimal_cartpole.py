@@ -15,7 +15,7 @@ class Args:
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # multiplies rewards, whose discounted sums reach 1 / (1 - gamma) = 100; 1 is easier to fit
+    reward_scale = 0.01  # of rewards; discounted sums, up to 1 / (1 - gamma) = 100, become at most 1, easier to fit
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of value_loss, which is half the mean squared error
@@ -51,13 +51,13 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # stacked into tensors; floats become float64, bools stay bool
+    return default_collate(steps), obs  # tensors, stacked; rewards become float64, bools stay bool
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # No reward follows a termination. After a time limit or the rollout's end, next_values stand for those not seen.
+    # No reward follows a termination. A time limit or the rollout's end hides rewards: next_values stand for them.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # A of the last step is its delta; the loop fills in the others
@@ -113,7 +113,7 @@ def train_ppo_cartpole(seed=1, args=Args):
     """Trains an agent, prints how it goes, and returns the agent."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # keeps ten returns
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # of ten episodes
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
@@ -122,7 +122,7 @@ def train_ppo_cartpole(seed=1, args=Args):
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        print(f"iteration {iteration + 1}: mean return {torch.tensor(env.return_queue).mean():.0f} of 500 (of 10)")
+        print(f"iteration {iteration + 1}: mean return {torch.tensor(env.return_queue).mean():.0f} of 500")
     return agent
 
 
