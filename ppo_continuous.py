@@ -152,17 +152,15 @@ class Agent(nn.Module):
             obs = ((obs - self.obs_statistics.mean) / self.obs_statistics.std).clamp(-10, 10)
         return obs
 
-    def policy(self, normalized_obs):  # [..., obs_dim] -> distribution of actions [..., action_dim]
-        mean = self.actor(normalized_obs)
-        return Independent(Normal(mean, self.log_std.exp()), 1)
-
-    def forward(self, obs):  # [..., obs_dim] -> distribution of actions, values [...]
+    def forward(self, obs):  # [..., obs_dim] -> distribution of actions [..., action_dim], values [...]
         obs = self.normalize(obs)
-        return self.policy(obs), self.critic(obs).squeeze(-1)
+        policy = Normal(self.actor(obs), self.log_std.exp())
+        return Independent(policy, 1), self.critic(obs).squeeze(-1)
 
-    def act(self, obs, greedy=False):  # NumPy: obs [num_envs, obs_dim] -> an action for each
-        policy = self.policy(self.normalize(torch.as_tensor(obs, device=self.device)))
-        return (policy.mode if greedy else policy.sample()).numpy(force=True)
+    def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs, action_dim]
+        mean = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))
+        actions = mean if greedy else torch.normal(mean, self.log_std.exp())
+        return actions.numpy(force=True)  # as forward's policy samples, but faster
 
 
 @torch.no_grad()

@@ -149,17 +149,16 @@ class Agent(nn.Module):
             obs = ((obs - self.obs_statistics.mean) / self.obs_statistics.std).clamp(-10, 10)
         return obs
 
-    def policy(self, normalized_obs):  # [..., obs_dim] -> distribution of actions [...]
-        # sample() would crash at nan; exit_unless_finite in train says what was nan.
-        return Categorical(logits=self.actor(normalized_obs).nan_to_num())
-
-    def forward(self, obs):  # [..., obs_dim] -> distribution of actions, values [...]
+    def forward(self, obs):  # [..., obs_dim] -> distribution of actions [...], values [...]
         obs = self.normalize(obs)
-        return self.policy(obs), self.critic(obs).squeeze(-1)
+        return Categorical(logits=self.actor(obs)), self.critic(obs).squeeze(-1)
 
-    def act(self, obs, greedy=False):  # NumPy: obs [num_envs, obs_dim] -> an action for each
-        policy = self.policy(self.normalize(torch.as_tensor(obs, device=self.device)))
-        return (policy.mode if greedy else policy.sample()).numpy(force=True)
+    def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs]
+        logits = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))
+        # The Gumbel-max trick: argmax(logits + noise) is a sample of softmax(logits). With the distribution
+        # of forward, acting takes twice as long, which slows a run by 5 to 20 %.
+        noise = 0 if greedy else -torch.empty_like(logits).exponential_().log()  # Gumbel: -log of Exp(1)
+        return (logits + noise).argmax(-1).numpy(force=True)
 
 
 @torch.no_grad()

@@ -123,8 +123,13 @@ DETAILS = (
         changes=(
             ("action_dim, last_gain=0.01)", "2 * action_dim, last_gain=0.01)"),
             ("log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))", "offset = args.init_log_std"),
-            ("mean = self.actor(normalized_obs)", "mean, log_std = self.actor(normalized_obs).chunk(2, -1)"),
-            ("Normal(mean, self.log_std.exp())", "Normal(mean, (log_std + self.offset).exp())"),
+            ("policy = Normal(self.actor(obs), self.log_std.exp())",
+             "mean, log_std = self.actor(obs).chunk(2, -1)\n"
+             "        policy = Normal(mean, (log_std + self.offset).exp())"),
+            ("mean = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))",
+             "obs = self.normalize(torch.as_tensor(obs, device=self.device))\n"
+             "        mean, log_std = self.actor(obs).chunk(2, -1)"),
+            ("torch.normal(mean, self.log_std.exp())", "torch.normal(mean, (log_std + self.offset).exp())"),
         ),
         script="ppo_continuous",
     ),
