@@ -15,7 +15,7 @@ class Args:
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # of rewards; discounted sums, up to 1 / (1 - gamma) = 100, become at most 1, easier to fit
+    reward_scale = 0.01  # multiplies rewards: discounted sums, up to 1 / (1 - gamma) = 100, become at most 1
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of value_loss, which is half the mean squared error
@@ -113,7 +113,7 @@ def train_ppo_cartpole(seed=1, args=Args):
     """Trains an agent, prints how it goes, and returns the agent."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # of ten episodes
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # keeps ten returns
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)

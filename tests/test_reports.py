@@ -120,6 +120,7 @@ def test_the_empty_path_of_an_unset_variable_is_refused(script, flag, in_tmp, mo
 
 
 TRAINS = {  # what is unusual: flags
+    "minibatches of one sample": "--env-id ENV --num-envs 2 --num-steps 8 --num-minibatches 15",
     "no normalization": "--env-id ENV --no-anneal-lr --no-norm-adv --no-norm-obs --no-norm-reward",
     "variants": "--env-id ENV --clip-vloss --ent-coef 0.01 --target-kl 0.0001 --gae-lambda 1 --max-grad-norm inf",
     "odd sizes": "--env-id ENV --num-envs 1 --num-minibatches 7 --update-epochs 1 --hidden-size 5",
