@@ -5,8 +5,8 @@
     torchrun --standalone --nproc-per-node 2 ppo_continuous.py            # train in two processes
     tensorboard --logdir runs                                             # look at the curves
 
-In an iteration, num_envs environments (of each process) take num_steps steps: a rollout, of shapes
-[num_steps, num_envs, ...]. Flattened, it is a batch, to learn from in update_epochs passes.
+In an iteration, num_envs environments take num_steps steps: a rollout, [num_steps, num_envs, ...].
+Flattened, it is a batch, learned from in update_epochs passes. Torchrun's processes split the environments.
 PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438.
 """
 
@@ -45,20 +45,20 @@ class Args:
 
     env_id: str = "LunarLanderContinuous-v3"  # a name that Gymnasium knows, or module:name
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
-    num_envs: PositiveInt = 32  # environments side by side, of all processes of torchrun together
+    num_envs: PositiveInt = 32  # environments side by side; torchrun's processes split them evenly
     async_envs: bool = False  # a worker process for each environment; pays off if they are slow
     total_timesteps: PositiveInt = 500_000  # steps to train for, of all environments together
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # at the start; 3e-4 is usual; from benchmarks/tune.py
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # at the start; from benchmarks/tune.py (3e-4 is usual)
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of the initial deviation of actions; a deviation of 1 is half the box
     gamma: Fraction = 0.995  # discount factor
     gae_lambda: Fraction = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
-    norm_reward: bool = True  # divide rewards by the running RMS of their discounted sums
+    norm_reward: bool = True  # divide rewards by the RMS of their discounted sums so far
     norm_adv: bool = True  # normalize the advantages of a batch, see make_batch
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
@@ -93,7 +93,7 @@ class RunningStatistics(nn.Module):
         self.register_buffer("sums", torch.zeros(3, *shape).double())  # number, sum, sum of squares
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))  # divides observations
-        self.register_buffer("rms", torch.ones(shape))  # divides rewards, for std may be 0
+        self.register_buffer("rms", torch.ones(shape))  # divides rewards; std is 0 if all are equal
 
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
@@ -159,7 +159,7 @@ class Agent(nn.Module):
     def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs, action_dim]
         mean = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))
         actions = mean if greedy else torch.normal(mean, self.log_std.exp())
-        return actions.numpy(force=True)  # as forward's policy samples, but faster
+        return actions.numpy(force=True)  # a sample of forward's policy, faster than sample()
 
 
 @torch.no_grad()
@@ -175,7 +175,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # autoreset is off, see make_envs; the others keep their obs, in a new array
+        if done.any():  # autoreset is off, see make_envs; others keep their obs, in a new array
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = {}
     for name in steps[0]:
@@ -187,29 +187,29 @@ def collect_trajectories(envs, agent, obs, num_steps):
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # No reward follows a termination. A time limit or the rollout's end hides rewards: next_values stand for them.
+    # After a termination nothing follows. After a time limit or the rollout's end, next_values estimate what follows.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # A of the last step is its delta; the loop fills in the others
+    advantages = deltas.clone()  # the advantage of the last step is its delta
     for t in reversed(range(len(deltas) - 1)):
-        advantages[t] += decays[t] * advantages[t + 1]  # A[t] = delta[t] + decay[t] * A[t + 1]
+        advantages[t] = deltas[t] + decays[t] * advantages[t + 1]
     return advantages
 
 
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # Unlike in PPO, old_log_probs are by the statistics just updated, so that ratios start at 1.
+    # Unlike in PPO: the agent acted with old statistics, old_log_probs use the new ones. Ratios start at 1.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
-    rewards = rollout["rewards"].float() / reward_scale  # from float64
+    rewards = rollout["rewards"].float() / reward_scale  # Gymnasium has them in float64
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
-        # Not in PPO: if all steps cost the same, or nothing, and none terminates, advantages are the
-        # critic's errors. Centered, they push at random; as they are, mostly negative, it explores.
+        # Not in PPO: while all steps cost the same, or nothing, and none terminates, do not center.
+        # Mostly negative, advantages make the agent try other actions, which MountainCar-v0 needs.
         anything_happened = terminated.any() or rewards.min() < rewards.max() or rewards.max() > 0
         center = advantages.mean() if anything_happened else 0
         advantages = (advantages - center) / (advantages.std() + 1e-8)
@@ -252,14 +252,14 @@ def ppo_loss(agent, batch, args):
 
 def ppo_update(agent, optimizer, batch, args):
     """Trains the agent, or DDP around it, on a batch; returns the metrics of the last minibatch."""
-    parameters = list(agent.parameters())  # once, for they are looked up module by module
+    parameters = list(agent.parameters())  # a list, because parameters() takes time
     for _ in range(args.update_epochs):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
-                if sum_over_processes(excess) > 0:  # mean KL of all processes is too high
+                if sum_over_processes(excess) > 0:  # the mean KL of all processes is too high
                     return metrics  # before this minibatch's step
             optimizer.zero_grad()
             loss.backward()
@@ -278,7 +278,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes. static_graph lets a fork add parameters without gradient.
+    # DDP averages gradients over processes; static_graph permits parameters without gradient.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
@@ -287,11 +287,11 @@ def train(args, run_dir, checkpoint=None):
     obs, _ = envs.reset(seed=seeds[1:])
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # still to do
-    for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or not sys.stderr.isatty()):
+    for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or None):  # None: a bar on terminals
         fraction_left = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # nan, infinite or absurdly large
+        exit_unless_finite(rollout, limit=1e18)  # so that squared errors are finite, too
         global_step += steps_per_iteration
         agent.update_statistics(rollout)  # before make_batch, which needs the reward scale
         batch = make_batch(agent, rollout, args)
@@ -417,7 +417,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts to float32
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts to it
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # unused, and gym.vector fails to stack some infos

@@ -1,4 +1,4 @@
-"""The shortest complete PPO: `python ppo_minimal_cartpole.py` learns in a minute to balance CartPole-v1's pole.
+"""PPO for one environment with discrete actions: `python ppo_minimal_cartpole.py` learns CartPole-v1 in a minute.
 PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438."""
 
 import gymnasium as gym
@@ -8,15 +8,14 @@ from torch.utils.data import default_collate
 
 
 class Args:
-    # The class itself is passed. To change it: `class MyArgs(Args): gae_lambda = 1`, `train_ppo_cartpole(args=MyArgs)`.
     num_steps = 1024  # environment steps per iteration, the size of its batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # multiplies rewards: discounted sums, up to 1 / (1 - gamma) = 100, become at most 1
-    gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo returns
+    reward_scale = 1 - gamma  # not in PPO: each reward is 1, so discounted sums become at most 1, and values are small
+    gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of value_loss, which is half the mean squared error
     ent_coef = 0.0  # weight of the entropy bonus; CartPole does not need one
@@ -40,47 +39,48 @@ class PolicyValueNet(nn.Module):
 
 @torch.no_grad()
 def collect_trajectories(env, agent, obs, num_steps):
-    """Takes num_steps steps, starting from `obs`. Returns tensors [num_steps, ...] by name, and the next `obs`."""
+    """Takes num_steps steps from `obs` on. Returns a dictionary of tensors [num_steps, ...], and the obs to go on from.
+    Values and log-probabilities are left to make_batch: one pass for all steps, before the weights change."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probs, by the same weights
+        policy, _ = agent(torch.as_tensor(obs))
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
-        done = terminated or truncated  # the pole fell, or the time was up
+        done = terminated or truncated  # the pole fell or the cart left, or the time was up
         steps.append(dict(obs=obs, actions=action, rewards=reward, next_obs=next_obs, terminated=terminated, done=done))
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # tensors, stacked; rewards become float64, bools stay bool
+    return default_collate(steps), obs  # a dictionary of stacked tensors
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # No reward follows a termination. A time limit or the rollout's end hides rewards: next_values stand for them.
+    # After a termination nothing follows. After a time limit or the rollout's end, next_values estimate what follows.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # A of the last step is its delta; the loop fills in the others
+    advantages = deltas.clone()  # the advantage of the last step is its delta
     for t in reversed(range(len(deltas) - 1)):
-        advantages[t] += decays[t] * advantages[t + 1]  # A[t] = delta[t] + decay[t] * A[t + 1]
+        advantages[t] = deltas[t] + decays[t] * advantages[t + 1]
     return advantages
 
 
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
-    policy, values = agent(rollout["obs"])  # still by the weights that acted, for ppo_update comes later
-    _, next_values = agent(rollout["next_obs"])  # of what each step led to; the next row of obs may start an episode
-    rewards = args.reward_scale * rollout["rewards"].float()
+    policy, values = agent(rollout["obs"])  # by the weights that acted
+    _, next_values = agent(rollout["next_obs"])  # not values[1:]: after an end, that is of another episode
+    rewards = args.reward_scale * rollout["rewards"].float()  # Python's floats were stacked to float64
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
-    returns = advantages + values  # lambda-returns, which the values are to predict
+    returns = advantages + values  # what the values are to predict
     return {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
         "old_log_probs": policy.log_prob(rollout["actions"]),
         "returns": returns,
-        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # not in the paper
+        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # over the batch; not in the paper
     }
 
 
@@ -110,7 +110,7 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train_ppo_cartpole(seed=1, args=Args):
-    """Trains an agent, prints how it goes, and returns the agent."""
+    """Returns a trained agent. `args` is a class; to change it, pass a subclass: `class MyArgs(Args): gamma = 0.9`."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
     env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # keeps ten returns
