@@ -383,6 +383,7 @@ def restore(checkpoint, agent, optimizer=None):
 @torch.no_grad()
 def evaluate(agent, envs, args, video_dir):
     """Returns of episodes, [eval_episodes], in one environment. Episode i starts from seed i, for every agent."""
+    torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
     max_steps = envs.spec.max_episode_steps or 10_000  # 10,000 if there is no time limit
@@ -480,7 +481,6 @@ def main():
     torch.distributions.Distribution.set_default_validate_args(False)  # saves time
     torch.set_num_threads(1)  # for small matrices, a second thread is not worth its start
     if args.evaluate:
-        torch.manual_seed(args.seed)
         envs = make_envs(args, 1)
         agent = Agent(envs, args)
         restore(checkpoint, agent)

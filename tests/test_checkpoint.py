@@ -127,16 +127,16 @@ def test_checkpoints_survive_a_change_of_flags(script, trained, added, monkeypat
 
 
 def test_evaluation_equals_that_of_training(script, in_tmp, monkeypatch, capsys):
+    """Of sampled actions, too."""
     env_id = env_for(script, "LunarLander-v3", "LunarLanderContinuous-v3")
-    run_main(script, monkeypatch, "--env-id", env_id, *SMALL.split())
+    run_main(script, monkeypatch, "--env-id", env_id, *SMALL.split(), "--no-greedy")
     at_the_end = capsys.readouterr().out.splitlines()[-2]
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
-    run_main(script, monkeypatch, "--evaluate", path)
-    assert capsys.readouterr().out.splitlines() == [at_the_end]
-    for _ in range(2):  # sampled actions can be repeated, too
-        run_main(script, monkeypatch, "--evaluate", path, "--no-greedy")
-    first, second = capsys.readouterr().out.splitlines()
-    assert first == second != at_the_end and first.startswith("sampled return")
+    for flags in [], [], ["--greedy"], ["--greedy"]:
+        run_main(script, monkeypatch, "--evaluate", path, *flags)
+    sampled, sampled_again, greedy, greedy_again = capsys.readouterr().out.splitlines()
+    assert sampled == sampled_again == at_the_end and sampled.startswith("sampled return")
+    assert greedy == greedy_again != sampled and greedy.startswith("greedy return")
     assert len(list(in_tmp.glob("runs/*"))) == 1
 
 
