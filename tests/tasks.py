@@ -1,5 +1,7 @@
 """Environments of the recipes that are more than a probe; benchmarks/recipes.py measures on them, too."""
 
+from types import SimpleNamespace
+
 import gymnasium as gym
 import numpy as np
 import torch
@@ -46,7 +48,7 @@ class TorchPendulum:
     overwritten by the next step, as in real ones.
     """
 
-    single_action_space = Box(-2, 2, (1,), np.float32)
+    single_action_space = SimpleNamespace(low=-2.0, high=2.0, shape=(1,))  # mjlab's are not Gymnasium's, either
 
     def __init__(self, num_envs, device, final_obs="final_obs", max_steps=200):
         self.state = torch.zeros(num_envs, 2, device=device)  # angle and speed
