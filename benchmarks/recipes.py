@@ -1,6 +1,6 @@
 """Each recipe beside the plain script, on an environment that it is for: returns, steps per second, seconds in all.
 
-    pip install popgym envpool minigrid ale-py opencv-python-headless
+    pip install popgym envpool minigrid mpe2 pettingzoo ale-py opencv-python-headless
     python benchmarks/recipes.py                                # all settings
     python benchmarks/recipes.py DeepSea Pendulum --processes 1  # those whose environment's name holds one of these
 
@@ -47,6 +47,10 @@ class Setting(NamedTuple):
 MEMORY = "popgym:popgym-RepeatPreviousEasy-v0"
 PIXELS = "--env-kwargs {} --frame-skip 1 --learning-rate 1e-3"
 SEAS = ('--env-kwargs {"size":16}', '--env-kwargs {"size":20}')
+SPREADS = (
+    '--env-kwargs {"N":2} --gamma 0.9',
+    '--env-kwargs {"N":3} --gamma 0.9 --hidden-size 128 --learning-rate 1e-3',
+)
 MANY = "--num-steps 16 --num-minibatches 16 --update-epochs 5 --learning-rate 2e-3 --gamma 0.95"
 SETTINGS = (
     Setting("images_discrete", "pixels:PixelDoorKey-v0", 200_000, 5, PIXELS),
@@ -58,6 +62,9 @@ SETTINGS = (
     Setting("shared_network", "LunarLander-v3", 250_000, 5),
     Setting("", "LunarLander-v3", 250_000, 5),
     *(Setting(recipe, "tasks:DeepSea-v0", 100_000, 10, sea) for sea in SEAS for recipe in ("curiosity", "")),
+    *(Setting(recipe, "multiroom:MultiRoom-v0", 250_000, 10) for recipe in ("curiosity", "")),
+    Setting("several_agents", "mpe2.simple_spread_v3", 300_000, 5, SPREADS[0]),
+    Setting("several_agents", "mpe2.simple_spread_v3", 600_000, 5, SPREADS[1]),
     Setting("batched_simulator_continuous", "tasks:TorchPendulum", 2_000_000, 5, MANY, "ppo_continuous"),
     Setting("", "Pendulum-v1", 100_000, 5, script="ppo_continuous"),
 )
