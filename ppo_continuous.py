@@ -93,7 +93,7 @@ class RunningStatistics(nn.Module):
         self.register_buffer("sums", torch.zeros(3, *shape).double())  # number, sum, sum of squares
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))  # divides observations
-        self.register_buffer("rms", torch.ones(shape))  # divides rewards; std is 0 if all are equal
+        self.register_buffer("rms", torch.ones(shape))  # divides rewards, which may all be equal
 
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
@@ -418,7 +418,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts to it
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts to float32
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # unused, and gym.vector fails to stack some infos

@@ -14,7 +14,7 @@ class Args:
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 1 - gamma  # not in PPO: each reward is 1, so discounted sums become at most 1, and values are small
+    reward_scale = 1 - gamma  # not in PPO: discounted sums of rewards, 1 each, become at most 1. Goes with gamma
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of value_loss, which is half the mean squared error
@@ -110,7 +110,7 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train_ppo_cartpole(seed=1, args=Args):
-    """Returns a trained agent. `args` is a class; to change it, pass a subclass: `class MyArgs(Args): gamma = 0.9`."""
+    """Returns a trained agent. `args` is a class. Others are made by `class MyArgs(Args): gae_lambda = 1`."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
     env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # keeps ten returns

@@ -1,5 +1,6 @@
 """What is collected and learned from, the order of things in `train`, what is logged, and that it can be repeated."""
 
+import io
 import re
 from pathlib import Path
 
@@ -251,6 +252,15 @@ def test_the_run_says_how_it_goes(script, in_tmp, monkeypatch, capsys):
     run_dir = next(in_tmp.glob("runs/*")).relative_to(in_tmp)
     assert re.fullmatch(rf"\d+ steps per second, run saved in {run_dir}", last)
     assert "nan" not in "".join(lines)
+
+
+@pytest.mark.parametrize("on_a_terminal", [True, False])
+def test_a_bar_on_a_terminal_only(script, on_a_terminal, in_tmp, monkeypatch):
+    errors = io.StringIO()
+    errors.isatty = lambda: on_a_terminal
+    monkeypatch.setattr("sys.stderr", errors)
+    train(script, probe_args(script, "Probe", total_timesteps=8 * 32 * 2, eval_episodes=1))
+    assert ("2/2" in errors.getvalue()) == on_a_terminal
 
 
 @pytest.mark.parametrize("where", ["observation", "reward"])
