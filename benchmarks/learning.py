@@ -11,8 +11,8 @@ Two runs at a time, one thread each: rows tell steps, never seconds. An interrup
 A row stays true for as long as the script computes the same numbers, whatever its text. Its first ten iterations tell:
 return, losses and KL must be those of the script as it is now, to one part in a million. On a processor of another
 model, which rounds differently, runs part ways within a few iterations; there only the first iteration is compared, to
-two percent: small changes go unnoticed, and a KL may differ by five percent from rounding alone. The minimal script logs nothing; its losses are those of the last minibatch
-of each update.
+two percent: small changes go unnoticed, and a KL may differ by five percent from rounding alone. The minimal script
+logs nothing; its losses are those of the last minibatch of each update.
 """
 
 import argparse
