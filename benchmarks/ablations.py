@@ -3,6 +3,7 @@
     pip install "gymnasium[mujoco]"                           # for Hopper-v5
     python benchmarks/ablations.py                            # all details, four to eight hours on two cores
     python benchmarks/ablations.py "tanh instead of ReLU"     # some of them
+    python benchmarks/ablations.py --again                    # twelve cells with today's scripts, half an hour
 
 Two runs at a time. Rows are kept as soon as they are there, and what has a row is not measured again: an interrupted
 campaign goes on where it stopped. A figure is the mean of the seeds' paired differences, (without the detail - as it
@@ -57,6 +58,14 @@ class Detail(NamedTuple):
 
 
 BASELINE = Detail("as it is")
+AGAIN = {  # cells to measure anew with changed scripts, chosen before that was done; their results stand apart
+    "CartPole-v1": ("ratios not clipped", "64 environments, same batch size"),
+    "LunarLander-v3": ("lambda of GAE 1", "tanh instead of ReLU"),
+    "Acrobot-v1": ("4 update epochs", "rewards not scaled"),
+    "Pendulum-v1": ("time limits taken for terminations", "advantages not normalized"),
+    "LunarLanderContinuous-v3": ("one body for actor and critic", "rewards not scaled"),
+    "Hopper-v5": ("1 minibatch", "ratios not clipped"),
+}
 DETAILS = (
     Detail(
         "PyTorch's initialization instead of orthogonal",
@@ -65,12 +74,15 @@ DETAILS = (
             ("        nn.init.zeros_(layer.bias)\n", ""),
         ),
     ),
-    Detail("gain 1 in the policy's last layer", changes=(("last_gain=0.01)", "last_gain=1.0)"),)),
+    Detail(
+        "gain 1 in the policy's last layer",
+        changes=(("        self.critic = mlp(", "        nn.init.orthogonal_(self.actor[-1].weight)\n        self.critic = mlp("),),
+    ),
     Detail(
         "one body for actor and critic",
         changes=(
             ("self.critic = mlp(", "self.critic = nn.Sequential(*self.actor[:4], mlp("),
-            ("args.hidden_size, 1, last_gain=1.0)", "args.hidden_size, 1, last_gain=1.0)[4])"),
+            ("args.hidden_size, 1, last_gain=0.01)", "args.hidden_size, 1, last_gain=0.01)[4])"),
         ),
     ),
     Detail("observations not normalized", "--no-norm-obs"),
@@ -83,7 +95,7 @@ DETAILS = (
     Detail("advantages not normalized", "--no-norm-adv"),
     Detail(
         "advantages never centered",
-        changes=(("(advantages - center)", "advantages"),),
+        changes=(("(advantages - advantages.mean()) / ", "advantages / "),),
     ),
     Detail(
         "advantages normalized per minibatch",
@@ -141,16 +153,18 @@ def pairs(details=DETAILS):
     return [(detail, env_id) for env_id in ENVIRONMENTS for detail in details if detail.concerns(env_id)]
 
 
-def jobs(details=DETAILS):
-    """(detail, environment, seed) of all runs, the baseline's included: five seeds of everything first."""
-    result = [
-        (detail, env_id, seed)
-        for env_id in dict.fromkeys(env_id for _, env_id in pairs(details))
-        for detail in (BASELINE, *details)
-        if detail.concerns(env_id)
-        for seed in ENVIRONMENTS[env_id][2]
-    ]
-    return sorted(result, key=lambda job: job[2] > 15)
+def pairs_again():
+    """The (detail, environment) of AGAIN."""
+    return [(detail, env_id) for detail, env_id in pairs() if detail.name in AGAIN[env_id]]
+
+
+def jobs(compared):
+    """(detail, environment, seed) of all runs for these pairs, the baseline's included: five seeds of all first."""
+    cells = [(BASELINE, env_id) for env_id in dict.fromkeys(env_id for _, env_id in compared)] + list(compared)
+    return sorted(
+        [(detail, env_id, seed) for detail, env_id in cells for seed in ENVIRONMENTS[env_id][2]],
+        key=lambda job: (job[2] > 15, list(ENVIRONMENTS).index(job[1])),
+    )
 
 
 def identity(detail, env_id, seed):
@@ -168,20 +182,21 @@ def train(detail, env_id, seed):
     return {"greedy": greedy_return(done.stdout)["mean"], "area": area, "args": done.args}
 
 
-def rows(script, details=DETAILS):
-    """All rows of the script and these details; ends this process where one is missing."""
-    expected = [identity(*job) for job in jobs(details) if ENVIRONMENTS[job[1]][0] == script]
-    return rows_of("ablations", FIELDS, expected)
+def pairs_of(script, details=DETAILS):
+    return [(detail, env_id) for detail, env_id in pairs(details) if ENVIRONMENTS[env_id][0] == script]
 
 
-def differences(script, details=DETAILS):
+def rows(compared, name="ablations"):
+    """All rows of these (detail, environment) in results/{name}.jsonl; ends this process where one is missing."""
+    return rows_of(name, FIELDS, [identity(*job) for job in jobs(compared)])
+
+
+def differences(compared, name="ablations"):
     """{(detail's name, environment, measure): (mean, lower end, upper end)} in units of the environment's scale."""
-    rows_by_job = {key(row, FIELDS): row for row in rows(script, details)}
+    rows_by_job = {key(row, FIELDS): row for row in rows(compared, name)}
     result = {}
-    for detail, env_id in pairs(details):
-        if ENVIRONMENTS[env_id][0] != script:
-            continue
-        _, _, seeds, _ = ENVIRONMENTS[env_id]
+    for detail, env_id in compared:
+        script, _, seeds, _ = ENVIRONMENTS[env_id]
         _, random, published = SCALES[script][env_id]
         for measure in MEASURES:
             without, as_it_is = (
@@ -203,18 +218,36 @@ def ranking(values):
 
 def summary(script, details=DETAILS):
     """A line for each detail, a column for each measure and environment; bold where the interval does not hold 0."""
-    values = differences(script, details)
+    values = differences(pairs_of(script, details))
     columns = [(measure, env_id) for measure in MEASURES for env_id in dict.fromkeys(key[1] for key in values)]
     lines = []
     for name in ranking(values):
         cells = [values[name, env_id, measure] for measure, env_id in columns]
-        lines.append([name, *(f"**{m:+.2f}**" if low > 0 or high < 0 else f"{m:+.2f}" for m, low, high in cells)])
+        lines.append([name, *map(shown, cells)])
     header = " | ".join([f"`{script}`", *(f"{env_id}, {measure}" for measure, env_id in columns)])
-    return table(header, lines) + f"\n\n{origin(rows(script, details))}"
+    return table(header, lines) + f"\n\n{origin(rows(pairs_of(script, details)))}"
+
+
+def shown(cell):
+    """A mean with two digits, bold where its interval does not hold 0."""
+    mean, low, high = cell
+    return f"**{mean:+.2f}**" if low > 0 or high < 0 else f"{mean:+.2f}"
+
+
+def summary_again():
+    """A line for each cell of AGAIN: what the rows of before say, and what was measured anew."""
+    before, now = differences(pairs_again()), differences(pairs_again(), "ablations_again")
+    lines = []
+    for detail, env_id in pairs_again():
+        cells = [values[detail.name, env_id, measure] for measure in MEASURES for values in (before, now)]
+        lines.append([env_id, detail.name, *map(shown, cells)])
+    header = "| | greedy, before | greedy, again | area, before | area, again"
+    return table(header, lines) + f"\n\n{origin(rows(pairs_again(), 'ablations_again'))}"
 
 
 def main():
-    names = sys.argv[1:]
+    again = sys.argv[1:] == ["--again"]
+    names = [] if again else sys.argv[1:]
     if unknown := set(names) - {detail.name for detail in DETAILS}:
         sys.exit(f"error: there is no detail {unknown.pop()!r}; there are: {', '.join(d.name for d in DETAILS)}")
     details = [detail for detail in DETAILS if not names or detail.name in names]
@@ -222,16 +255,20 @@ def main():
         with changed_copy(ENVIRONMENTS[env_id][0], detail.changes):
             pass
     provenance()
-    have = {key(row, FIELDS) for row in read_rows("ablations")}
-    todo = [job for job in jobs(details) if identity(*job) not in have]
+    compared, results = (pairs_again(), "ablations_again") if again else (pairs(details), "ablations")
+    have = {key(row, FIELDS) for row in read_rows(results)}
+    todo = [job for job in jobs(compared) if identity(*job) not in have]
     hours = sum(ENVIRONMENTS[env_id][3] for _, env_id, _ in todo) / 3600 / 2
     print(f"{len(todo)} runs, about {hours:.1f} hours", flush=True)
     start = time.perf_counter()
     with ThreadPoolExecutor(2) as pool:
         for number, (job, row) in enumerate(zip(todo, pool.map(lambda job: train(*job), todo), strict=True), 1):
-            keep("ablations", dict(zip(FIELDS, identity(*job), strict=True)) | row | provenance(), FIELDS)
+            keep(results, dict(zip(FIELDS, identity(*job), strict=True)) | row | provenance(), FIELDS)
             minutes = (time.perf_counter() - start) / 60
             print(f"{number}/{len(todo)}, {minutes:.0f} minutes: {job[0].name}, {job[1]}: {row['greedy']}", flush=True)
+    if again:
+        print(summary_again())
+        return
     for script in dict.fromkeys(ENVIRONMENTS[env_id][0] for _, env_id in pairs(details)):
         print(summary(script, details), end="\n\n")
 

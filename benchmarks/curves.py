@@ -91,7 +91,7 @@ def draw_seconds(plt, rows):
 
 def draw_ablations(plt, script):
     """An axis for each environment, a line for each detail, what costs most on top."""
-    values = ablations.differences(script)
+    values = ablations.differences(ablations.pairs_of(script))
     names, env_ids = ablations.ranking(values), list(dict.fromkeys(key[1] for key in values))
     figure, axes = plt.subplots(1, len(env_ids), figsize=(12, 8), sharex=True, sharey=True, layout="constrained")
     for axis, env_id in zip(axes, env_ids, strict=True):
@@ -119,7 +119,7 @@ def main():
     save(draw_steps(plt, rows_over_steps()), "curves.svg", rows_over_steps())
     save(draw_seconds(plt, rows_over_seconds()), "peers.svg", rows_over_seconds())
     for script in ablations.SCRIPTS:
-        save(draw_ablations(plt, script), f"ablations_{script}.svg", ablations.rows(script))
+        save(draw_ablations(plt, script), f"ablations_{script}.svg", ablations.rows(ablations.pairs_of(script)))
 
 
 if __name__ == "__main__":

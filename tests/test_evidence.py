@@ -73,7 +73,7 @@ def test_no_table_may_be_empty(benchmarks, results):
 def test_the_pictures_show_the_rows(benchmarks):
     curves, ablations = benchmarks("curves"), benchmarks("ablations")
     pictures = {"curves": curves.rows_over_steps(), "peers": curves.rows_over_seconds()}
-    pictures |= {f"ablations_{script}": ablations.rows(script) for script in ablations.SCRIPTS}
+    pictures |= {f"ablations_{script}": ablations.rows(ablations.pairs_of(script)) for script in ablations.SCRIPTS}
     for name, rows in pictures.items():
         assert f"rows {curves.checksum(rows)}" in (ROOT / "benchmarks" / f"{name}.svg").read_text()
 
