@@ -130,8 +130,8 @@ class Agent(nn.Module):
         action_dim = gym.spaces.flatdim(envs.single_action_space)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, last_gain=0.01)  # mean actions
         self.log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))  # in every state the same
-        # Values start near 0: with the usual gain of 1 they are random, which misleads the actor.
-        self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=0.01)
+        # Values start random, as usual. Near 0, LunarLanderContinuous-v3 learns less.
+        self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=1.0)
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
         self.to(self.device)
 

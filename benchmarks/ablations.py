@@ -76,14 +76,17 @@ DETAILS = (
     ),
     Detail(
         "gain 1 in the policy's last layer",
-        changes=(("        self.critic = mlp(", "        nn.init.orthogonal_(self.actor[-1].weight)\n        self.critic = mlp("),),
+        changes=((
+            "        self.device = torch.device(",
+            "        nn.init.orthogonal_(self.actor[-1].weight)\n        self.device = torch.device(",
+        ),),
     ),
     Detail(
         "one body for actor and critic",
-        changes=(
-            ("self.critic = mlp(", "self.critic = nn.Sequential(*self.actor[:4], mlp("),
-            ("args.hidden_size, 1, last_gain=0.01)", "args.hidden_size, 1, last_gain=0.01)[4])"),
-        ),
+        changes=((
+            "        self.device = torch.device(",
+            "        self.critic = nn.Sequential(*self.actor[:4], self.critic[4])\n        self.device = torch.device(",
+        ),),
     ),
     Detail("observations not normalized", "--no-norm-obs"),
     Detail("normalized observations not clipped", changes=((".clamp(-10, 10)", ""),)),
