@@ -130,7 +130,6 @@ class Agent(nn.Module):
         action_dim = gym.spaces.flatdim(envs.single_action_space)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, last_gain=0.01)  # mean actions
         self.log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))  # in every state the same
-        # Values start random, as usual. Near 0, LunarLanderContinuous-v3 learns less.
         self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=1.0)
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
         self.to(self.device)
@@ -209,7 +208,11 @@ def make_batch(agent, rollout, args):
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        # Not in PPO: while all steps cost the same, or nothing, and none terminates, do not center.
+        # Mostly negative, advantages make the agent try other actions, which MountainCar-v0 needs.
+        anything_happened = terminated.any() or rewards.min() < rewards.max() or rewards.max() > 0
+        center = advantages.mean() if anything_happened else 0
+        advantages = (advantages - center) / (advantages.std() + 1e-8)
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],

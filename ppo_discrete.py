@@ -127,8 +127,7 @@ class Agent(nn.Module):
         self.reward_sum_statistics = RunningStatistics()
         self.reward_sums = 0  # [num_envs] later on; not saved, for --resume starts new episodes
         self.actor = mlp(obs_dim, args.hidden_size, int(envs.single_action_space.n), last_gain=0.01)
-        # Values start near 0: with the usual gain of 1 they are random, which misleads the actor.
-        self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=0.01)
+        self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=1.0)
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
         self.to(self.device)
 
@@ -206,7 +205,11 @@ def make_batch(agent, rollout, args):
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        # Not in PPO: while all steps cost the same, or nothing, and none terminates, do not center.
+        # Mostly negative, advantages make the agent try other actions, which MountainCar-v0 needs.
+        anything_happened = terminated.any() or rewards.min() < rewards.max() or rewards.max() > 0
+        center = advantages.mean() if anything_happened else 0
+        advantages = (advantages - center) / (advantages.std() + 1e-8)
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],

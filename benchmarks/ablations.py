@@ -74,19 +74,13 @@ DETAILS = (
             ("        nn.init.zeros_(layer.bias)\n", ""),
         ),
     ),
-    Detail(
-        "gain 1 in the policy's last layer",
-        changes=((
-            "        self.device = torch.device(",
-            "        nn.init.orthogonal_(self.actor[-1].weight)\n        self.device = torch.device(",
-        ),),
-    ),
+    Detail("gain 1 in the policy's last layer", changes=(("last_gain=0.01)", "last_gain=1.0)"),)),
     Detail(
         "one body for actor and critic",
-        changes=((
-            "        self.device = torch.device(",
-            "        self.critic = nn.Sequential(*self.actor[:4], self.critic[4])\n        self.device = torch.device(",
-        ),),
+        changes=(
+            ("self.critic = mlp(", "self.critic = nn.Sequential(*self.actor[:4], mlp("),
+            ("args.hidden_size, 1, last_gain=1.0)", "args.hidden_size, 1, last_gain=1.0)[4])"),
+        ),
     ),
     Detail("observations not normalized", "--no-norm-obs"),
     Detail("normalized observations not clipped", changes=((".clamp(-10, 10)", ""),)),
@@ -98,7 +92,7 @@ DETAILS = (
     Detail("advantages not normalized", "--no-norm-adv"),
     Detail(
         "advantages never centered",
-        changes=(("(advantages - advantages.mean()) / ", "advantages / "),),
+        changes=(("(advantages - center)", "advantages"),),
     ),
     Detail(
         "advantages normalized per minibatch",

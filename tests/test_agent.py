@@ -38,8 +38,7 @@ def box_envs(box, num_envs=1):
 
 def test_initialization(script):
     agent = make_agent(script)
-    critic_gain = {"ppo_discrete": 0.01, "ppo_continuous": 1.0}[script.__name__]
-    for network, gains in ((agent.actor, (2**0.5, 2**0.5, 0.01)), (agent.critic, (2**0.5, 2**0.5, critic_gain))):
+    for network, gains in ((agent.actor, (2**0.5, 2**0.5, 0.01)), (agent.critic, (2**0.5, 2**0.5, 1.0))):
         assert [type(layer).__name__ for layer in network] == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
         for layer, gain in zip(network[::2], gains, strict=True):
             assert not layer.bias.any()

@@ -58,6 +58,24 @@ def test_the_batch(script, norm_adv):
     assert torch.equal(batch["obs"], rollout["obs"].flatten(0, 1)) and not batch["returns"].requires_grad
 
 
+@pytest.mark.parametrize(
+    ("rewards", "odd_reward", "terminates", "centered"),
+    [(-1, -1, False, False), (-1, -1, True, True), (-1, -0.5, False, True), (1, 1, False, True)],
+)
+def test_advantages_are_centered_if_anything_is_gained(script, rewards, odd_reward, terminates, centered):
+    """Not while every step costs the same and nothing terminates."""
+    rollout, _, agent, args = rollout_of(script, 256)
+    rollout["rewards"][:], rollout["terminated"][:] = rewards, False
+    rollout["rewards"][100, 1], rollout["terminated"][100, 1] = odd_reward, terminates
+    for weights in agent.critic[-1].parameters():
+        weights.data.zero_()
+    advantages = script.make_batch(agent, rollout, args)["advantages"]
+    torch.testing.assert_close(advantages.std(), torch.tensor(1.0))
+    assert (advantages.mean().abs() < 1e-5) == centered
+    if not centered:
+        assert (advantages < 0).all()  # as far as the costs that follow
+
+
 @pytest.mark.parametrize("clip_vloss", [False, True])
 def test_the_first_minibatch_finds_the_policy_unchanged(script, clip_vloss):
     rollout, _, agent, args = rollout_of(script, norm_obs=True, clip_vloss=clip_vloss)
