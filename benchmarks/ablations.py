@@ -3,7 +3,7 @@
     pip install "gymnasium[mujoco]"                           # for Hopper-v5
     python benchmarks/ablations.py                            # all details, four to eight hours on two cores
     python benchmarks/ablations.py "tanh instead of ReLU"     # some of them
-    python benchmarks/ablations.py --again                    # twelve cells with today's scripts, half an hour
+    python benchmarks/ablations.py --again                    # twelve cells with today's scripts, 25 minutes
 
 Two runs at a time. Rows are kept as soon as they are there, and what has a row is not measured again: an interrupted
 campaign goes on where it stopped. A figure is the mean of the seeds' paired differences, (without the detail - as it

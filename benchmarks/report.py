@@ -25,6 +25,7 @@ BLOCKS = {
     "recipes": recipes.summary,
     "ablations ppo_discrete": lambda: ablations.summary("ppo_discrete"),
     "ablations ppo_continuous": lambda: ablations.summary("ppo_continuous"),
+    "ablations again": ablations.summary_again,
 }
 PAGES = tuple(ROOT / folder / "README.md" for folder in (".", "benchmarks", "recipes"))
 

@@ -60,7 +60,8 @@ def test_a_row_that_changes_or_is_missing_does_not_go_unnoticed(benchmarks, resu
 def test_no_table_may_be_empty(benchmarks, results):
     report = benchmarks("report")
     for name in report.BLOCKS:
-        file = {"every": "learning", "headline": "peers"}.get(name.split()[0], name.split()[0])
+        files = {"every seed": "learning", "headline": "peers", "ablations again": "ablations_again"}
+        file = files.get(name, name.split()[0])
         text = (results / f"{file}.jsonl").read_text()
         (results / f"{file}.jsonl").write_text("")
         with pytest.raises(SystemExit, match=r"results/\w+.jsonl has no row of"):
@@ -88,6 +89,7 @@ def test_a_named_detail_gets_its_line_of_the_table(benchmarks):
 
 def test_the_ablations_fit_the_scripts(benchmarks):
     ablations, launcher = benchmarks("ablations"), benchmarks("launcher")
+    assert len(ablations.pairs_again()) == 12
     for detail, env_id in ablations.pairs():
         script = ablations.ENVIRONMENTS[env_id][0]
         with launcher.changed_copy(script, detail.changes) as folder:
