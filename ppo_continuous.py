@@ -6,7 +6,7 @@
     tensorboard --logdir runs                                             # look at the curves
 
 In an iteration, num_envs environments take num_steps steps: a rollout, [num_steps, num_envs, ...].
-Flattened, it is a batch, learned from in update_epochs passes. Torchrun's processes split the environments.
+Flattened, it is a batch. update_epochs times, it is shuffled and split into num_minibatches minibatches.
 PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438.
 """
 
@@ -51,14 +51,14 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # at the start; from benchmarks/tune.py (3e-4 is usual)
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # at the start; chosen on several tasks (3e-4 is usual)
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of the initial deviation of actions; a deviation of 1 is half the box
     gamma: Fraction = 0.995  # discount factor
     gae_lambda: Fraction = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
-    norm_reward: bool = True  # divide rewards by the RMS of their discounted sums so far
+    norm_reward: bool = True  # divide rewards by a running scale, see RewardSumStatistics
     norm_adv: bool = True  # normalize the advantages of a batch, see make_batch
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
@@ -90,20 +90,31 @@ class RunningStatistics(nn.Module):
 
     def __init__(self, *shape):
         super().__init__()
-        self.register_buffer("sums", torch.zeros(3, *shape).double())  # number, sum, sum of squares
+        self.register_buffer("totals", torch.zeros(3, *shape).double())  # of 1, x and x squared
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))  # divides observations
-        self.register_buffer("rms", torch.ones(shape))  # divides rewards, which may all be equal
+        self.register_buffer("rms", torch.ones(shape))  # divides rewards; not 0 for constant ones
 
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
-        self.sums += sum_over_processes(torch.stack([torch.ones_like(x), x, x**2]).sum(dim=1))
-        number, total, total_of_squares = self.sums
-        mean = total / number.clamp(1)  # no 0 / 0 where there are no samples yet
-        mean_square = total_of_squares / number.clamp(1)
+        powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
+        self.totals += sum_over_processes(powers.sum(dim=1))
+        _, mean, mean_square = self.totals / self.totals[0].clamp(min=1)  # no 0 / 0 without samples
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
+
+
+class RewardSumStatistics(RunningStatistics):  # saved with the agent; make_batch uses its rms
+    running_sums = 0  # [num_envs] after an update; not saved: --resume starts new episodes
+
+    def update(self, rewards, done, gamma):  # [num_steps, num_envs]
+        sums = rewards.clone()  # S[t] = rewards[t] + gamma * S[t - 1], as large as returns
+        for t in range(len(sums)):
+            sums[t] += gamma * self.running_sums
+            self.running_sums = sums[t] * ~done[t]  # 0 where the next episode begins
+        # Unlike in Gymnasium's NormalizeReward, sums of 0 are left out. If rewards are rare, zeros make the RMS tiny.
+        super().update(sums[sums != 0])
 
 
 def mlp(num_inputs, hidden_size, num_outputs, last_gain):
@@ -125,26 +136,13 @@ class Agent(nn.Module):
         obs_dim = envs.single_observation_space.shape[0]  # SingleEnv flattens observations
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
-        self.reward_sum_statistics = RunningStatistics()
-        self.reward_sums = 0  # [num_envs] later on; not saved, for --resume starts new episodes
+        self.reward_sum_statistics = RewardSumStatistics()
         action_dim = gym.spaces.flatdim(envs.single_action_space)
         self.actor = mlp(obs_dim, args.hidden_size, action_dim, last_gain=0.01)  # mean actions
         self.log_std = nn.Parameter(torch.full([action_dim], args.init_log_std))  # in every state the same
         self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=1.0)
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
         self.to(self.device)
-
-    def update_statistics(self, rollout):
-        """Adds a rollout's observations, and the running sums of its rewards, in which older rewards count less."""
-        self.obs_statistics.update(rollout["obs"].flatten(0, 1))
-        all_sums = []
-        for rewards, done in zip(rollout["rewards"], rollout["done"], strict=True):
-            self.reward_sums = rewards + self.args.gamma * self.reward_sums
-            all_sums.append(self.reward_sums)
-            self.reward_sums = self.reward_sums.masked_fill(done, 0)
-        all_sums = torch.cat(all_sums)
-        # Unlike in Gymnasium's NormalizeReward, sums of 0 are left out. If rewards are rare, zeros make the RMS tiny.
-        self.reward_sum_statistics.update(all_sums[all_sums != 0])
 
     def normalize(self, obs):  # [..., obs_dim] -> [..., obs_dim]
         if self.args.norm_obs:
@@ -175,7 +173,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)
         obs = next_obs
-        if done.any():  # autoreset is off, see make_envs; others keep their obs, in a new array
+        if done.any():  # resets only these; others keep their obs. Autoreset is off, see make_envs
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = {}
     for name in steps[0]:
@@ -199,7 +197,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # Unlike in PPO: the agent acted with old statistics, old_log_probs use the new ones. Ratios start at 1.
+    # Unlike in PPO, statistics have changed since acting, and so have log-probabilities, a bit. Ratios start at 1.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
@@ -209,9 +207,9 @@ def make_batch(agent, rollout, args):
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
         # Not in PPO: while all steps cost the same, or nothing, and none terminates, do not center.
-        # Mostly negative, advantages make the agent try other actions, which MountainCar-v0 needs.
-        anything_happened = terminated.any() or rewards.min() < rewards.max() or rewards.max() > 0
-        center = advantages.mean() if anything_happened else 0
+        # Costs then make advantages negative: the agent tries other actions. MountainCar-v0 needs it.
+        nothing_happened = not terminated.any() and rewards.min() == rewards.max() <= 0
+        center = 0 if nothing_happened else advantages.mean()
         advantages = (advantages - center) / (advantages.std() + 1e-8)
     batch = {
         "obs": rollout["obs"],
@@ -236,7 +234,7 @@ def ppo_loss(agent, batch, args):
     if args.clip_vloss:
         clipped_values = batch["old_values"] + (values - batch["old_values"]).clamp(-args.clip_coef, args.clip_coef)
         squared_error = torch.max(squared_error, (clipped_values - batch["returns"]).square())
-    value_loss = 0.5 * squared_error.mean()  # the half is common, but not in the paper
+    value_loss = 0.5 * squared_error.mean()  # the half is not in the paper: a weight of vf_coef / 2
     entropy = policy.entropy().mean()
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy  # equation 9, negated
     metrics = {
@@ -259,8 +257,8 @@ def ppo_update(agent, optimizer, batch, args):
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
-                if sum_over_processes(excess) > 0:  # the mean KL of all processes is too high
-                    return metrics  # before this minibatch's step
+                if sum_over_processes(excess) > 0:  # so is the mean excess of all processes
+                    return metrics  # in all processes, before this minibatch's step
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -269,7 +267,7 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train(args, run_dir, checkpoint=None):
-    """Trains an agent, or goes on from a checkpoint, see save_checkpoint; evaluates the agent and returns it."""
+    """Trains an agent, or goes on from a checkpoint, a dictionary as in save_checkpoint. Evaluates and returns it."""
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(args.seed)  # the same initial weights in all processes
     envs = make_envs(args, args.num_envs // world_size)
@@ -278,7 +276,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes; static_graph permits parameters without gradient.
+    # DDP averages gradients over processes; static_graph lets a fork leave parameters unused.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
@@ -288,12 +286,14 @@ def train(args, run_dir, checkpoint=None):
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # still to do
     for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or None):  # None: a bar on terminals
-        fraction_left = 1 - global_step / args.total_timesteps if args.anneal_lr else 1
+        fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # so that squared errors are finite, too
+        exit_unless_finite(rollout, limit=1e18)  # nan, inf, or too large to be squared in float32
         global_step += steps_per_iteration
-        agent.update_statistics(rollout)  # before make_batch, which needs the reward scale
+        # Statistics come before make_batch, so that the first batch is normalized, too.
+        agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
+        agent.reward_sum_statistics.update(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
         exit_unless_finite(agent.state_dict())  # nan must not replace a good checkpoint
@@ -331,7 +331,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         with exit_with("cannot write the run directory", OSError):
             run_dir.mkdir(parents=True, exist_ok=args.resume is not None)
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
-        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points that --resume makes anew
+        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points after the checkpoint
         self.start_step = global_step
         self.start_time = time.perf_counter()
         self.current_episodes = np.zeros((num_envs, 2))  # return and length so far
@@ -418,7 +418,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts to float32
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # declares float32; gym.vector casts to it
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # unused, and gym.vector fails to stack some infos
@@ -431,7 +431,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # even in training, to notice a missing renderer
+    if args.render or args.capture_video:  # in training only to notice a missing renderer early
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
@@ -489,7 +489,7 @@ def main():
         with exit_with(f"{path} is no checkpoint of this version of the script", Exception):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             checkpoint["global_step"] = int(checkpoint["global_step"])
-            args = tyro.cli(Args, default=Args(**checkpoint["args"]))  # its flags are the defaults
+            args = tyro.cli(Args, default=Args(**checkpoint["args"]))  # again: given flags win
     if dist.is_torchelastic_launched():
         dist.init_process_group()
     check_args(args, checkpoint["global_step"] if args.resume else 0)
@@ -507,7 +507,7 @@ def main():
         train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
         sys.exit(f"interrupted; if a checkpoint exists: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
-    if dist.is_initialized():  # all is written; gloo's destroy_process_group() aborts at times
+    if dist.is_initialized():  # all is flushed; gloo's destroy_process_group() aborts at times
         os._exit(0)
 
 

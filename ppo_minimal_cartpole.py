@@ -92,7 +92,7 @@ def ppo_loss(agent, batch, args):
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()  # equation 7
     squared_error = (values - batch["returns"]).square()
-    value_loss = 0.5 * squared_error.mean()  # the half is common, but not in the paper
+    value_loss = 0.5 * squared_error.mean()  # the half is not in the paper: a weight of vf_coef / 2
     entropy = policy.entropy().mean()
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy  # equation 9, negated
     return loss

@@ -67,7 +67,7 @@ def test_normalized_observations(script):
     agent = make_agent(script)
     obs = torch.randn(64, 1, agent.actor[0].in_features) * 3 + 7
     obs[..., 1] = 123456.789
-    agent.update_statistics({"obs": obs, "rewards": torch.ones(64, 1), "done": torch.zeros(64, 1, dtype=torch.bool)})
+    agent.obs_statistics.update(obs.flatten(0, 1))
     normalized = agent.normalize(obs)
     assert normalized[..., 1].eq(0).all()
     torch.testing.assert_close(normalized[..., 2].std(correction=0).item(), 1.0, rtol=1e-3, atol=0)
@@ -78,12 +78,11 @@ def test_normalized_observations(script):
 
 def rms_of_sums(script, rewards, done):
     """What rewards are divided by after these steps of one environment, gamma being 0.5, in rollouts of five."""
-    agent = make_agent(script, gamma=0.5)
+    statistics = script.RewardSumStatistics()
     rewards, done = (torch.as_tensor(array).unsqueeze(1) for array in (rewards, done))
     for part in torch.arange(len(rewards)).split(5):
-        obs = torch.zeros(len(part), 1, agent.actor[0].in_features)
-        agent.update_statistics({"obs": obs, "rewards": rewards[part], "done": done[part]})
-    return agent.reward_sum_statistics.rms.item()
+        statistics.update(rewards[part], done[part], gamma=0.5)
+    return statistics.rms.item()
 
 
 def test_rewards_are_scaled_by_the_root_mean_square_of_discounted_sums(script):

@@ -31,9 +31,9 @@ def test_a_checkpoint_holds_everything(script, trained):
     assert checkpoint["args"] == {name: value for name, value in vars(args).items() if name in checkpoint["args"]}
     assert vars(args).keys() - checkpoint["args"].keys() == {"resume", "evaluate", "capture_video", "render"}
     assert checkpoint["global_step"] == 192
-    assert {"actor.0.weight", "critic.4.bias", "obs_statistics.sums"} <= set(checkpoint["agent"])
+    assert {"actor.0.weight", "critic.4.bias", "obs_statistics.totals"} <= set(checkpoint["agent"])
     assert checkpoint["optimizer"]["state"][0]["step"] == 6 * args.update_epochs * args.num_minibatches
-    assert checkpoint["agent"]["obs_statistics.sums"][0].eq(192).all()
+    assert checkpoint["agent"]["obs_statistics.totals"][0].eq(192).all()
     assert sorted(p.name.split(".")[0] for p in path.parent.iterdir()) == ["checkpoint", "events", "flags-0"]
 
 
@@ -66,7 +66,7 @@ def test_resume_continues(script, trained, monkeypatch):
         [args.learning_rate * fraction for fraction in (4 / 8, 3 / 8, 2 / 8, 1 / 8)]
     )
     assert [step for step, _ in curves["losses/value_loss"]] == [32 * i for i in range(1, 9)]
-    for name, count in (("obs_statistics.sums", 192 + 128), ("reward_sum_statistics.sums", 192 + 128)):
+    for name, count in (("obs_statistics.totals", 192 + 128), ("reward_sum_statistics.totals", 192 + 128)):
         assert new["agent"][name][0].eq(count).all()
     assert new["optimizer"]["state"][0]["step"] == 10 * args.update_epochs * args.num_minibatches
     assert len(list(path.parent.parent.iterdir())) == 1
@@ -98,7 +98,7 @@ def test_a_run_without_normalization_can_go_on_with_it(script, trained, monkeypa
     _, path = trained
     for flags in ("--no-norm-obs --no-norm-reward --total-timesteps 224", "--norm-obs --total-timesteps 256"):
         run_main(script, monkeypatch, "--resume", path, *flags.split())
-    assert torch.load(path, weights_only=True)["agent"]["obs_statistics.sums"][0, 0] == 256
+    assert torch.load(path, weights_only=True)["agent"]["obs_statistics.totals"][0, 0] == 256
 
 
 def test_finished_runs_are_refused(script, trained, monkeypatch):

@@ -65,7 +65,7 @@ def test_two_processes_train_one_agent(script, tmp_path):
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, tensor in first["agent"].items():
         assert torch.equal(tensor, second["agent"][name]), name
-    assert first["agent"]["obs_statistics.sums"][0].eq(4 * 4 * 64).all()
+    assert first["agent"]["obs_statistics.totals"][0].eq(4 * 4 * 64).all()
     for mine, other in zip(first["batches"], second["batches"], strict=True):
         assert len(mine["obs"]) == len(other["obs"]) == 2 * 64 and not torch.equal(mine["obs"], other["obs"])
     obs = torch.cat([batch["obs"] for process in (first, second) for batch in process["batches"]]).double()

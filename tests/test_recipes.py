@@ -393,7 +393,7 @@ def test_an_agent_that_left_teaches_nothing(recipe, in_tmp):
     )
     agent = train(my_ppo, args)
     assert evaluate(my_ppo, agent, args).max() == 2  # of 3 and 1
-    assert (agent.obs_statistics.sums[0] == 120).all()
+    assert (agent.obs_statistics.totals[0] == 120).all()
     assert [value for _, value in scalars(next(in_tmp.glob("runs/*")))["charts/episodic_length"]] == [2]
     envs = my_ppo.make_envs(args, 2)
     obs, _ = envs.reset(seed=[1, 1, 2, 2])
@@ -412,7 +412,7 @@ def test_what_is_new_is_worth_something_until_it_is_known(recipe):
     agent = my_ppo.Agent(envs, args)
     obs, _ = envs.reset(seed=[1, 2, 3, 4])
     rollout, _ = my_ppo.collect_trajectories(envs, agent, obs, 64)
-    agent.update_statistics(rollout)
+    agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
     batch = my_ppo.make_batch(agent, rollout, args)
     args.intrinsic_coef = 0.0
     assert not torch.allclose(batch["advantages"], my_ppo.make_batch(agent, rollout, args)["advantages"], atol=0.1)

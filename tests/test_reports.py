@@ -187,10 +187,12 @@ def test_a_sparse_reward_and_a_constant_observation():
     agent = ppo_discrete.Agent(envs, args)
     obs, _ = envs.reset(seed=0)
     rollout, obs = ppo_discrete.collect_trajectories(envs, agent, obs, 99)
-    agent.update_statistics(rollout)
+    agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
+    agent.reward_sum_statistics.update(rollout["rewards"], rollout["done"], args.gamma)
     assert ppo_discrete.make_batch(agent, rollout, args)["returns"].abs().max() < 20  # 0 but for the critic's guesses
     rollout, obs = ppo_discrete.collect_trajectories(envs, agent, obs, 2)
-    agent.update_statistics(rollout)
+    agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
+    agent.reward_sum_statistics.update(rollout["rewards"], rollout["done"], args.gamma)
     with torch.no_grad():
         for parameter in agent.critic.parameters():
             parameter.zero_()

@@ -40,7 +40,7 @@ def test_next_obs_is_that_of_before_the_reset(script):
 @pytest.mark.parametrize("norm_adv", [True, False])
 def test_the_batch(script, norm_adv):
     rollout, _, agent, args = rollout_of(script, norm_reward=True, norm_adv=norm_adv)
-    agent.update_statistics(rollout)
+    agent.reward_sum_statistics.update(rollout["rewards"], rollout["done"], args.gamma)
     batch = script.make_batch(agent, rollout, args)
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
@@ -79,7 +79,7 @@ def test_advantages_are_centered_if_anything_is_gained(script, rewards, odd_rewa
 @pytest.mark.parametrize("clip_vloss", [False, True])
 def test_the_first_minibatch_finds_the_policy_unchanged(script, clip_vloss):
     rollout, _, agent, args = rollout_of(script, norm_obs=True, clip_vloss=clip_vloss)
-    agent.update_statistics(rollout)
+    agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
     _, metrics = script.ppo_loss(agent, script.make_batch(agent, rollout, args), args)
     assert abs(metrics["losses/approx_kl"].item()) < 1e-6 and metrics["losses/clipfrac"] == 0
 
