@@ -186,7 +186,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
     # After a termination nothing follows. After a time limit or the rollout's end, next_values estimate what follows.
-    deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
+    deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta
     for t in reversed(range(len(deltas) - 1)):
@@ -227,14 +227,14 @@ def ppo_loss(agent, batch, args):
     policy, values = agent(batch["obs"])
     advantages = batch["advantages"]
     log_ratio = policy.log_prob(batch["actions"]) - batch["old_log_probs"]
-    ratio = log_ratio.exp()  # r in equation 6
+    ratio = log_ratio.exp()  # r in equation 6 of the PPO paper
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()  # equation 7
     squared_error = (values - batch["returns"]).square()
     if args.clip_vloss:
         clipped_values = batch["old_values"] + (values - batch["old_values"]).clamp(-args.clip_coef, args.clip_coef)
         squared_error = torch.max(squared_error, (clipped_values - batch["returns"]).square())
-    value_loss = 0.5 * squared_error.mean()  # the half is not in the paper: a weight of vf_coef / 2
+    value_loss = 0.5 * squared_error.mean()  # the paper has no half: its c1 is vf_coef / 2
     entropy = policy.entropy().mean()
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy  # equation 9, negated
     metrics = {

@@ -14,7 +14,6 @@ class Args:
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 1 - gamma  # not in PPO: discounted sums of rewards, 1 each, become at most 1. Goes with gamma
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of value_loss, which is half the mean squared error
@@ -40,25 +39,25 @@ class PolicyValueNet(nn.Module):
 @torch.no_grad()
 def collect_trajectories(env, agent, obs, num_steps):
     """Takes num_steps steps from `obs` on. Returns a dictionary of tensors [num_steps, ...], and the obs to go on from.
-    Values and log-probabilities are left to make_batch: one pass for all steps, before the weights change."""
+    make_batch computes values and log-probabilities: for all steps at once, before ppo_update changes the weights."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))
+        policy, _ = agent(torch.as_tensor(obs))  # CartPole's obs are float32, as the weights are
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
-        done = terminated or truncated  # the pole fell or the cart left, or the time was up
+        done = terminated or truncated  # the pole fell, the cart left the track, or time was up
         steps.append(dict(obs=obs, actions=action, rewards=reward, next_obs=next_obs, terminated=terminated, done=done))
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # a dictionary of stacked tensors
+    return default_collate(steps), obs  # one dictionary of stacked tensors; bools stay bool, floats become float64
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
     # After a termination nothing follows. After a time limit or the rollout's end, next_values estimate what follows.
-    deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ is the logical not
+    deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta
     for t in reversed(range(len(deltas) - 1)):
@@ -70,8 +69,8 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
     policy, values = agent(rollout["obs"])  # by the weights that acted
-    _, next_values = agent(rollout["next_obs"])  # not values[1:]: after an end, that is of another episode
-    rewards = args.reward_scale * rollout["rewards"].float()  # Python's floats were stacked to float64
+    _, next_values = agent(rollout["next_obs"])  # not values[1:]: where an episode ends, that is of the next one
+    rewards = (1 - args.gamma) * rollout["rewards"].float()  # not in PPO: CartPole's returns become at most 1
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the values are to predict
@@ -88,11 +87,11 @@ def ppo_loss(agent, batch, args):
     policy, values = agent(batch["obs"])
     advantages = batch["advantages"]
     log_ratio = policy.log_prob(batch["actions"]) - batch["old_log_probs"]
-    ratio = log_ratio.exp()  # r in equation 6
+    ratio = log_ratio.exp()  # r in equation 6 of the PPO paper
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()  # equation 7
     squared_error = (values - batch["returns"]).square()
-    value_loss = 0.5 * squared_error.mean()  # the half is not in the paper: a weight of vf_coef / 2
+    value_loss = 0.5 * squared_error.mean()  # the paper has no half: its c1 is vf_coef / 2
     entropy = policy.entropy().mean()
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy  # equation 9, negated
     return loss
@@ -110,10 +109,10 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train_ppo_cartpole(seed=1, args=Args):
-    """Returns a trained agent. `args` is a class. Others are made by `class MyArgs(Args): gae_lambda = 1`."""
+    """Returns a trained agent. To change settings, pass a subclass, such as `class MyArgs(Args): gae_lambda = 1`."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # keeps ten returns
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # keeps the last returns
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
