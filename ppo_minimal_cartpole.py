@@ -14,6 +14,7 @@ class Args:
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
+    reward_scale = 0.01  # not in PPO: CartPole pays 1 a step, and discounted returns reach 1 / (1 - gamma) = 100
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of value_loss, which is half the mean squared error
@@ -22,7 +23,7 @@ class Args:
 
 
 class PolicyValueNet(nn.Module):
-    """The agent: one body with two heads, a logit for each action, and the value."""
+    """The agent: one body with two heads. One gives a logit for each action, the other the value."""
 
     def __init__(self, obs_dim, num_actions):
         super().__init__()
@@ -38,11 +39,10 @@ class PolicyValueNet(nn.Module):
 
 @torch.no_grad()
 def collect_trajectories(env, agent, obs, num_steps):
-    """Takes num_steps steps from `obs` on. Returns a dictionary of tensors [num_steps, ...], and the obs to go on from.
-    make_batch computes values and log-probabilities: for all steps at once, before ppo_update changes the weights."""
+    """Takes num_steps steps from `obs` on. Returns tensors [num_steps, ...] by name, and the obs to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # CartPole's obs are float32, as the weights are
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values, for all steps at once
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -50,7 +50,7 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # one dictionary of stacked tensors; bools stay bool, floats become float64
+    return default_collate(steps), obs  # dictionaries of numbers become one of tensors
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
@@ -68,9 +68,9 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
-    policy, values = agent(rollout["obs"])  # by the weights that acted
-    _, next_values = agent(rollout["next_obs"])  # not values[1:]: where an episode ends, that is of the next one
-    rewards = (1 - args.gamma) * rollout["rewards"].float()  # not in PPO: CartPole's returns become at most 1
+    policy, values = agent(rollout["obs"])  # the weights are still those that acted
+    _, next_values = agent(rollout["next_obs"])  # not values[1:]: obs[t + 1] may begin another episode
+    rewards = args.reward_scale * rollout["rewards"].float()  # collated as float64
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the values are to predict
@@ -112,7 +112,7 @@ def train_ppo_cartpole(seed=1, args=Args):
     """Returns a trained agent. To change settings, pass a subclass, such as `class MyArgs(Args): gae_lambda = 1`."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # keeps the last returns
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # the last returns, unscaled
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
@@ -121,7 +121,8 @@ def train_ppo_cartpole(seed=1, args=Args):
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        print(f"iteration {iteration + 1}: mean return {torch.tensor(env.return_queue).mean():.0f} of 500")
+        mean_return = torch.tensor(env.return_queue).mean()
+        print(f"iteration {iteration + 1}: mean return {mean_return:.0f} of 500 in the last ten episodes")
     return agent
 
 
