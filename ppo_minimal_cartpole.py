@@ -14,12 +14,12 @@ class Args:
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # not in PPO: CartPole pays 1 a step, and discounted returns reach 1 / (1 - gamma) = 100
+    reward_scale = 0.01  # not in PPO: brings discounted returns, here at most 1 / (1 - gamma), to 1
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of value_loss, which is half the mean squared error
     ent_coef = 0.0  # weight of the entropy bonus; CartPole does not need one
-    max_grad_norm = 0.5  # longer gradients are scaled down to this norm
+    max_grad_norm = 0.5  # not in the paper: longer gradients are scaled down to this norm
 
 
 class PolicyValueNet(nn.Module):
@@ -42,7 +42,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes num_steps steps from `obs` on. Returns tensors [num_steps, ...] by name, and the obs to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values, for all steps at once
+        policy, _ = agent(torch.as_tensor(obs))  # values are not needed yet: see make_batch
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -50,7 +50,7 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # dictionaries of numbers become one of tensors
+    return default_collate(steps), obs  # list of dictionaries -> dictionary of stacked tensors; bools stay bool
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
@@ -70,7 +70,7 @@ def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
     policy, values = agent(rollout["obs"])  # the weights are still those that acted
     _, next_values = agent(rollout["next_obs"])  # not values[1:]: obs[t + 1] may begin another episode
-    rewards = args.reward_scale * rollout["rewards"].float()  # collated as float64
+    rewards = args.reward_scale * rollout["rewards"].float()  # default_collate made them float64
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the values are to predict
@@ -112,7 +112,7 @@ def train_ppo_cartpole(seed=1, args=Args):
     """Returns a trained agent. To change settings, pass a subclass, such as `class MyArgs(Args): gae_lambda = 1`."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # the last returns, unscaled
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # env.return_queue: unscaled
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
