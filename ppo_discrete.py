@@ -89,10 +89,10 @@ class RunningStatistics(nn.Module):
 
     def __init__(self, *shape):
         super().__init__()
-        self.register_buffer("totals", torch.zeros(3, *shape).double())  # of 1, x and x squared
+        self.register_buffer("totals", torch.zeros(3, *shape).double())  # count, sum, sum of x**2
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))  # divides observations
-        self.register_buffer("rms", torch.ones(shape))  # divides rewards; not 0 for constant ones
+        self.register_buffer("rms", torch.ones(shape))  # divides rewards; 0 only if all are 0
 
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
@@ -254,7 +254,7 @@ def ppo_update(agent, optimizer, batch, args):
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
-                if sum_over_processes(excess) > 0:  # so is the mean excess of all processes
+                if sum_over_processes(excess) > 0:  # that is, their mean is
                     return metrics  # in all processes, before this minibatch's step
             optimizer.zero_grad()
             loss.backward()
@@ -273,7 +273,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes; static_graph lets a fork leave parameters unused.
+    # DDP averages gradients over processes; static_graph allows parameters that no loss uses.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
@@ -326,7 +326,7 @@ def exit_unless_finite(tensors, limit=np.inf):
 class Logger:  # writes curves, prints progress; owns the clock and the latest episodes
     def __init__(self, args, run_dir, global_step, num_envs):
         with exit_with("cannot write the run directory", OSError):
-            run_dir.mkdir(parents=True, exist_ok=args.resume is not None)
+            run_dir.mkdir(parents=True, exist_ok=global_step > 0)
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
         self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points after the checkpoint
         self.start_step = global_step
@@ -335,7 +335,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         self.latest_episodes = deque(maxlen=100)  # return and length of each
 
     def log(self, args, global_step, rollout, batch, metrics, optimizer):
-        """Adds a point to each curve, of the first process; prints a line every 5 %."""
+        """Adds a point to each curve, for the first process only; prints a line every 5 %."""
         for rewards, done in zip(rollout["rewards"].cpu().numpy(), rollout["done"].cpu().numpy(), strict=True):
             self.current_episodes[:, 0] += rewards
             self.current_episodes[:, 1] += 1
@@ -418,7 +418,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # declares float32; gym.vector casts to it
 
     def reset(self, **kwargs):
-        return self.env.reset(**kwargs)[0], {}  # unused, and gym.vector fails to stack some infos
+        return self.env.reset(**kwargs)[0], {}  # info is unused, and gym.vector fails to stack some
 
     def step(self, action):
         return *self.env.step(action)[:4], {}
@@ -428,7 +428,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training only to notice a missing renderer early
+    if args.render or args.capture_video:  # in training, too: a missing renderer shows at once
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
@@ -440,7 +440,7 @@ def make_envs(args, num_envs):
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
     start = envs.single_action_space.start  # the environment's first action; the agent's is 0
-    return gym.wrappers.vector.TransformAction(envs, lambda actions: (actions + start).tolist())  # some fail on NumPy's
+    return gym.wrappers.vector.TransformAction(envs, lambda actions: (actions + start).tolist())  # ints, not NumPy's
 
 
 def check_args(args, steps_taken):
