@@ -43,7 +43,7 @@ from learning import train
 from verify import outdated
 
 SEEDS = (11, 12, 13)
-STEPS = {"LunarLander-v3": 327_680, "LunarLanderContinuous-v3": 98_304}
+STEPS = {"LunarLander-v3": 327_680, "LunarLanderContinuous-v3": 327_680}
 SCRIPTS = {"LunarLander-v3": "ppo_discrete", "LunarLanderContinuous-v3": "ppo_continuous"}
 CLEANRL_SCRIPTS = {"LunarLander-v3": "ppo.py", "LunarLanderContinuous-v3": "ppo_continuous_action.py"}
 CLEANRL_FLAGS = {  # for our scripts to do the same work
