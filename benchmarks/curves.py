@@ -73,14 +73,15 @@ def draw_steps(plt, environments):
 
 def draw_seconds(plt, rows):
     env_ids, peers = (list(dict.fromkeys(row[key] for row in rows)) for key in ("environment", "peer"))
+    total_steps = {row["environment"]: row["steps"] for row in rows}
     figure, axes = plt.subplots(1, len(env_ids), figsize=(6 * len(env_ids), 4), squeeze=False, layout="constrained")
     for axis, env_id in zip(axes.flat, env_ids, strict=True):
         for row in rows:
             if row["environment"] == env_id:
-                steps, seconds, returns = np.transpose(row["curve"])
+                _, seconds, returns = np.transpose(row["curve"])
                 axis.plot(seconds, returns, color=f"C{peers.index(row['peer'])}", linewidth=1)
         axis.axhline(200, linestyle="--", linewidth=1, color="gray")
-        axis.set_title(f"{env_id}, {steps[-1] / 1000:.0f} k steps")
+        axis.set_title(f"{env_id}, {total_steps[env_id]:,} steps")
         axis.set_xlabel("seconds since the start of the command")
         axis.set_ylim(-400, 300)
     axes[0, 0].set_ylabel("return, last 100 episodes")
