@@ -1,6 +1,6 @@
 """Each recipe beside the plain script, on an environment that it is for: returns, steps per second, seconds in all.
 
-    pip install popgym envpool minigrid mpe2 pettingzoo ale-py opencv-python-headless
+    pip install popgym envpool minigrid minatar mpe2 pettingzoo ale-py opencv-python-headless
     python benchmarks/recipes.py                                # all settings
     python benchmarks/recipes.py DeepSea Pendulum --processes 1  # those whose environment's name holds one of these
 
@@ -46,6 +46,7 @@ class Setting(NamedTuple):
 
 MEMORY = "popgym:popgym-RepeatPreviousEasy-v0"
 PIXELS = "--env-kwargs {} --frame-skip 1 --learning-rate 1e-3"
+MINATAR = "--env-kwargs {}"
 SEAS = ('--env-kwargs {"size":16}', '--env-kwargs {"size":20}')
 SPREADS = (
     '--env-kwargs {"N":2} --gamma 0.9',
@@ -54,6 +55,10 @@ SPREADS = (
 MANY = "--num-steps 16 --num-minibatches 16 --update-epochs 5 --learning-rate 2e-3 --gamma 0.95"
 SETTINGS = (
     Setting("images_discrete", "pixels:PixelDoorKey-v0", 200_000, 5, PIXELS),
+    Setting("images_discrete", "minatar_games:MinAtar/Breakout-v1", 1_000_000, 3, MINATAR),
+    Setting("", "minatar_games:MinAtar/Breakout-v1", 1_000_000, 3),
+    Setting("images_discrete", "minatar_games:MinAtar/SpaceInvaders-v1", 1_000_000, 3, MINATAR),
+    Setting("", "minatar_games:MinAtar/SpaceInvaders-v1", 1_000_000, 3),
     Setting("lstm_discrete", MEMORY, 250_000, 5),
     Setting("", MEMORY, 250_000, 5),
     Setting("action_masks", "Taxi-v4", 200_000, 5),
