@@ -29,6 +29,13 @@ def test_every_step_is_a_transition(script):
     assert (rollout["terminated"] <= rollout["done"]).all() and not rollout["done"].all()
 
 
+def test_only_what_has_ended_is_reset(script):
+    """A walk goes on from where the step led, unless it ended there, whatever the walks beside it do."""
+    rollout, _, _, _ = rollout_of(script, probe="Walk")
+    goes_on = (rollout["obs"][1:] == rollout["next_obs"][:-1]).squeeze(-1)
+    assert torch.equal(goes_on, ~rollout["done"][:-1]) and (rollout["done"].sum(1) == 1).any()
+
+
 def test_next_obs_is_that_of_before_the_reset(script):
     """`Probe` observes the share of its three steps: 1 at the end, where the next observation is 0."""
     rollout, _, _, _ = rollout_of(script, 9, "Probe", 2, env_kwargs='{"length": 3, "truncate": true, ')
