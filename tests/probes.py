@@ -285,6 +285,7 @@ for name, space in {
     "Dict": Dict({"position": Box(-1, 1, (2,), np.float32), "switch": Discrete(3, start=5)}),
     "Tuple": Tuple((Discrete(2), Box(-1, 1, (2, 2), np.float32))),
     "Image": Box(0, 255, (8, 8, 3), np.uint8),
+    "Gray": Box(0, 255, (8, 8), np.uint8),
     "Sequence": gym.spaces.Sequence(Discrete(2)),
     "Sentence": Sentence((), None),
     "Mission": Dict({"position": Box(-1, 1, (2,), np.float32), "mission": Sentence((), None)}),
