@@ -93,7 +93,7 @@ class RunningStatistics(nn.Module):
         self.register_buffer("totals", torch.zeros(3, *shape).double())  # count, sum, sum of x**2
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))  # divides observations
-        self.register_buffer("rms", torch.ones(shape))  # divides rewards; 0 only if all are 0
+        self.register_buffer("rms", torch.ones(shape))  # divides rewards; tiny only if all are 0
 
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
@@ -109,7 +109,7 @@ class RewardSumStatistics(RunningStatistics):  # saved with the agent; make_batc
     running_sums = 0  # [num_envs] after an update; not saved: --resume starts new episodes
 
     def update(self, rewards, done, gamma):  # [num_steps, num_envs]
-        sums = rewards.clone()  # S[t] = rewards[t] + gamma * S[t - 1], as large as returns
+        sums = rewards.clone()  # S[t] = rewards[t] + gamma * S[t - 1], of a return's size
         for t in range(len(sums)):
             sums[t] += gamma * self.running_sums
             self.running_sums = sums[t] * ~done[t]  # 0 where the next episode begins
@@ -257,7 +257,7 @@ def ppo_update(agent, optimizer, batch, args):
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
-                if sum_over_processes(excess) > 0:  # that is, their mean is
+                if sum_over_processes(excess) > 0:  # sum > 0: their mean KL is too high
                     return metrics  # in all processes, before this minibatch's step
             optimizer.zero_grad()
             loss.backward()
