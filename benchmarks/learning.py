@@ -106,8 +106,8 @@ def campaign(setting, seeds):
 
 def results(settings=SETTINGS, seeds=SEEDS):
     """[(setting, its rows)], and an error where one is missing."""
-    fields = ("setting", "seed")
-    return [(setting, rows_of("learning", fields, [(setting, seed) for seed in seeds])) for setting in settings]
+    rows = rows_of("learning", ("setting", "seed"), [(setting, seed) for setting in settings for seed in seeds])
+    return [(setting, rows[number * len(seeds) :][: len(seeds)]) for number, setting in enumerate(settings)]
 
 
 def summary(settings=SETTINGS, seeds=SEEDS):

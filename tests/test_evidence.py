@@ -122,7 +122,9 @@ def test_what_counts_as_the_same_numbers(benchmarks):
 @pytest.mark.process
 def test_verify_notices_a_change_of_the_numbers_and_no_other(benchmarks, monkeypatch, tmp_path):
     learning, verify, launcher = benchmarks("learning"), benchmarks("verify"), benchmarks("launcher")
-    setting = launcher.Setting("ppo_discrete", "CartPole-v1", 480, "--num-envs 4 --num-steps 8 --eval-episodes 1")
+    setting = launcher.Setting(
+        "ppo_discrete", "CartPole-v1", 480, "--num-envs 4 --num-steps 8 --update-epochs 2 --eval-episodes 1"
+    )
     row, _ = learning.train(setting, seed=1)
     row["processor"] = launcher.processor()
     text = (ROOT / "ppo_discrete.py").read_text()

@@ -1,7 +1,6 @@
 """Several processes that train one agent, as torchrun starts them; and a GPU, where there is one."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -26,10 +25,16 @@ def torchrun(arguments, cwd, num_processes=2):
 
 
 SPY = """
-import {script} as script, torch, torch.distributed as dist
+import sys, {script} as script, torch, torch.distributed as dist
 from pathlib import Path
 
-dist.init_process_group("gloo")
+for flags in (["--num-envs", "3"], ["--evaluate", "{checkpoint}"]):
+    sys.argv[1:] = flags
+    try:
+        script.main()
+    except SystemExit as exit_:
+        print(exit_.code)
+    dist.init_process_group = lambda: None  # main has called it
 rank = dist.get_rank()
 batches, ppo_update = [], script.ppo_update
 
@@ -55,13 +60,19 @@ script.os._exit(0)
 
 @pytest.mark.process
 @pytest.mark.parametrize("script", ["ppo_continuous"], indirect=True)  # the other one is killed and resumed below
-def test_two_processes_train_one_agent(script, tmp_path):
-    """Bit by bit the same weights and statistics, from other transitions of all their environments."""
-    (tmp_path / "spy.py").write_text(SPY.format(script=script.__name__, env_id=env_for(script)))
+def test_two_processes_train_one_agent(script, trained, tmp_path):
+    """Bit by bit the same weights and statistics, from other transitions of all their environments. Before that, they
+    refuse environments that cannot be shared equally, and an evaluation."""
+    code = SPY.format(script=script.__name__, env_id=env_for(script), checkpoint=trained[1])
+    (tmp_path / "spy.py").write_text(code)
+    before = list(trained[1].parent.iterdir())
     job = torchrun(["spy.py"], tmp_path)
     output, _ = job.communicate(timeout=120)
     assert job.returncode == 0, output
     assert output.count("greedy return") == 1
+    assert output.count("error: --num-envs must be a multiple of 2") == 2
+    assert output.count("error: --evaluate runs in one process") == 2
+    assert list(trained[1].parent.iterdir()) == before and list((tmp_path / "runs").iterdir()) == [trained[1].parent]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, tensor in first["agent"].items():
         assert torch.equal(tensor, second["agent"][name]), name
@@ -80,7 +91,7 @@ def test_two_processes_train_one_agent(script, tmp_path):
 
 @pytest.mark.process
 def test_a_killed_process_ends_the_job_and_it_can_go_on(tmp_path):
-    flags = "--num-steps 64 --total-timesteps 200000 --checkpoint-interval 1 --num-minibatches 2 --update-epochs 1"
+    flags = "--num-steps 64 --total-timesteps 40960 --checkpoint-interval 1 --num-minibatches 2 --update-epochs 1"
     job = torchrun([ROOT / "ppo_discrete.py", "--env-id", "CartPole-v1", *flags.split()], tmp_path)
     for line in job.stdout:
         if "step " in line:
@@ -97,35 +108,6 @@ def test_a_killed_process_ends_the_job_and_it_can_go_on(tmp_path):
     job = torchrun([ROOT / "ppo_discrete.py", *again.split()], tmp_path)
     output, _ = job.communicate(timeout=120)
     assert job.returncode == 0 and output.count("greedy return") == 1, output
-
-
-TWICE = """
-import sys, ppo_discrete, torch.distributed as dist
-
-sys.argv[1:] = ["--num-envs", "3"]
-try:
-    ppo_discrete.main()
-except SystemExit as exit_:
-    print(exit_.code, flush=True)
-dist.init_process_group = lambda: None  # it has been called; destroy_process_group() aborts at times
-sys.argv[1:] = ["--evaluate", "{path}"]
-ppo_discrete.main()
-"""
-
-
-@pytest.mark.process
-@pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)
-def test_what_two_processes_refuse(script, trained, tmp_path):
-    """Environments that cannot be shared equally; an evaluation."""
-    (tmp_path / "twice.py").write_text(TWICE.format(path=trained[1]))
-    before = sorted(tmp_path.rglob("*"))
-    job = torchrun(["twice.py"], tmp_path)
-    output, _ = job.communicate(timeout=60)
-    assert job.returncode == 1
-    assert output.count("error: --num-envs must be a multiple of 2") == 2
-    assert "error: --evaluate runs in one process" in output  # torchrun ends the other process
-    assert "Traceback" not in re.sub(r"(?s)E\d{4} .*", "", output)
-    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.process
