@@ -22,8 +22,22 @@ import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from launcher import changed_copy, command_for, git, greedy_return, keep, key, provenance, read_rows, run, table
+from launcher import (
+    changed_copy,
+    command_for,
+    git,
+    greedy_return,
+    keep,
+    key,
+    origin,
+    provenance,
+    read_rows,
+    rows_of,
+    run,
+    table,
+)
 
+CANDIDATES = Path(__file__).parent / "candidates"
 FIELDS = ("text", "candidate", "script", "environment", "steps", "seed")
 ENVIRONMENTS = {  # steps, return of random actions (100 episodes), published return
     "ppo_discrete": {
@@ -44,7 +58,7 @@ ENVIRONMENTS = {  # steps, return of random actions (100 episodes), published re
 }
 
 
-def trial(text, candidate, script, env_id, steps, seed):
+def trial(candidate, script, env_id, steps, seed):
     """The greedy return of one run."""
     candidate = json.loads(candidate)
     flags = f"--env-id {env_id} --total-timesteps {steps} --seed {seed} {candidate.get('flags', '')}"
@@ -52,40 +66,56 @@ def trial(text, candidate, script, env_id, steps, seed):
         return greedy_return(run(command_for(script, flags, folder=folder)).stdout)["mean"]
 
 
-def rank(score):
-    return (statistics.mean(score.values()) + min(score.values())) / 2
+def jobs_of(script, candidates, share, num_seeds):
+    """{(name, environment): the fields of a run for each seed}; seeds 11 to 20 are for the report."""
+    return {
+        (name, env_id): [(json.dumps(candidate), script, env_id, int(share * steps), 1 + i) for i in range(num_seeds)]
+        for name, candidate in candidates.items()
+        for env_id, (steps, _, _) in ENVIRONMENTS[script].items()
+    }
+
+
+def ranking(script, jobs, greedy):
+    """The names of the candidates, best first, and a table of their scores."""
+    scores = {}
+    for (name, env_id), group in jobs.items():
+        _, random, published = ENVIRONMENTS[script][env_id]
+        mean = statistics.mean(greedy[job] for job in group)
+        scores.setdefault(name, {})[env_id] = (mean - random) / (published - random)
+    ranks = {name: (statistics.mean(score.values()) + min(score.values())) / 2 for name, score in scores.items()}
+    order = sorted(ranks, key=lambda name: -ranks[name])
+    lines = [[name, f"{ranks[name]:.3f}", *(f"{value:.2f}" for value in scores[name].values())] for name in order]
+    return order, table("candidate | mean and worst | " + " | ".join(ENVIRONMENTS[script]), lines)
+
+
+def summary(script):
+    """The table of a script's first round, from the rows, and where they come from."""
+    file = json.loads((CANDIDATES / f"{script.removeprefix('ppo_')}.json").read_text())
+    jobs = jobs_of(script, file["candidates"], *file["rounds"][0])
+    expected = [job for group in jobs.values() for job in group]
+    rows = rows_of("tune", FIELDS[1:], expected)
+    greedy = {job: row["greedy"] for job, row in zip(expected, rows, strict=True)}
+    return f"{ranking(script, jobs, greedy)[1]}\n\n{origin(rows)}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     file = json.loads(parser.parse_args().file.read_text())
-    script, origin = file["script"], provenance()
-    remaining = {name: json.dumps(candidate) for name, candidate in file["candidates"].items()}
+    script, remaining, made_by = file["script"], file["candidates"], provenance()
     text = git("rev-parse", f"HEAD:{script}.py")  # a checksum of the script: runs of another one don't count
-    done = {key(row, FIELDS): row["greedy"] for row in read_rows("tune")}
+    done = {key(row, FIELDS[1:]): row["greedy"] for row in read_rows("tune") if row["text"] == text}
     for share, num_seeds in file["rounds"]:
-        seeds = range(1, num_seeds + 1)  # 11 to 20 are for the report
-        jobs = {  # (candidate, environment): the fields of a run for each seed
-            (name, env_id): [(text, candidate, script, env_id, int(share * steps), seed) for seed in seeds]
-            for name, candidate in remaining.items()
-            for env_id, (steps, _, _) in ENVIRONMENTS[script].items()
-        }
+        jobs = jobs_of(script, remaining, share, num_seeds)
         todo = [job for group in jobs.values() for job in group if job not in done]
         print(f"{len(remaining)} candidates, {share:.0%} of the steps, {num_seeds} seeds: {len(todo)} runs", flush=True)
         with ThreadPoolExecutor(2) as pool:
             for job, greedy in zip(todo, pool.map(lambda job: trial(*job), todo), strict=True):
                 done[job] = greedy
-                keep("tune", dict(zip(FIELDS, job, strict=True)) | {"greedy": greedy} | origin, FIELDS)
-        scores = {name: {} for name in remaining}
-        for (name, env_id), group in jobs.items():
-            _, random, published = ENVIRONMENTS[script][env_id]
-            scores[name][env_id] = (statistics.mean(done[job] for job in group) - random) / (published - random)
-        order = sorted(remaining, key=lambda name: -rank(scores[name]))
-        lines = [
-            [name, f"{rank(scores[name]):.3f}", *(f"{value:.2f}" for value in scores[name].values())] for name in order
-        ]
-        print(table("candidate | mean and worst | " + " | ".join(ENVIRONMENTS[script]), lines) + "\n", flush=True)
+                row = dict(zip(FIELDS, (text, *job), strict=True)) | {"greedy": greedy}
+                keep("tune", row | made_by, FIELDS)
+        order, scores = ranking(script, jobs, done)
+        print(scores + "\n", flush=True)
         remaining = {name: remaining[name] for name in order[: max(1, (len(order) + 1) // 2)]}
 
 
