@@ -206,10 +206,10 @@ def make_batch(agent, rollout, args):
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
-        # Not in PPO: the mean is subtracted only as far as values explain returns. If they do not yet,
-        # advantages are errors of the critic; negative ones make the agent try other actions.
-        explained_variance = 1 - advantages.var() / (returns.var() + 1e-8)
-        center = explained_variance.clamp(min=0) * advantages.mean()
+        # Not in PPO: while all steps cost the same, or nothing, and none terminates, do not center.
+        # Costs then make advantages negative: the agent tries other actions. MountainCar-v0 needs it.
+        nothing_happened = not terminated.any() and rewards.min() == rewards.max() <= 0
+        center = 0 if nothing_happened else advantages.mean()
         advantages = (advantages - center) / (advantages.std() + 1e-8)
     batch = {
         "obs": rollout["obs"],

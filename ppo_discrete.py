@@ -61,7 +61,7 @@ class Args:
     norm_adv: bool = True  # normalize the advantages of a batch, see make_batch
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
-    ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
+    ent_coef: NonNegativeFloat = 0.005  # weight of the entropy bonus
     vf_coef: NonNegativeFloat = 0.5  # weight of the value loss
     max_grad_norm: PositiveFloat = 0.5  # longer gradients are scaled down to this norm; inf: none
     target_kl: PositiveFloat | None = None  # end an iteration's update once the KL is larger
@@ -203,10 +203,10 @@ def make_batch(agent, rollout, args):
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
-        # Not in PPO: the mean is subtracted only as far as values explain returns. If they do not yet,
-        # advantages are errors of the critic; negative ones make the agent try other actions.
-        explained_variance = 1 - advantages.var() / (returns.var() + 1e-8)
-        center = explained_variance.clamp(min=0) * advantages.mean()
+        # Not in PPO: while all steps cost the same, or nothing, and none terminates, do not center.
+        # Costs then make advantages negative: the agent tries other actions. MountainCar-v0 needs it.
+        nothing_happened = not terminated.any() and rewards.min() == rewards.max() <= 0
+        center = 0 if nothing_happened else advantages.mean()
         advantages = (advantages - center) / (advantages.std() + 1e-8)
     batch = {
         "obs": rollout["obs"],
