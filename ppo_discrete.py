@@ -61,7 +61,7 @@ class Args:
     norm_adv: bool = True  # normalize the advantages of a batch, see make_batch
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
-    ent_coef: NonNegativeFloat = 0.005  # weight of the entropy bonus
+    ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
     vf_coef: NonNegativeFloat = 0.5  # weight of the value loss
     max_grad_norm: PositiveFloat = 0.5  # longer gradients are scaled down to this norm; inf: none
     target_kl: PositiveFloat | None = None  # end an iteration's update once the KL is larger
