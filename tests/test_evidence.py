@@ -96,6 +96,15 @@ def test_the_ablations_fit_the_scripts(benchmarks):
             compile(Path(folder, f"{script}.py").read_text(), detail.name, "exec")
 
 
+def test_the_candidates_fit_the_scripts(benchmarks):
+    tune, launcher = benchmarks("tune"), benchmarks("launcher")
+    for path in tune.CANDIDATES.glob("*.json"):
+        file = json.loads(path.read_text())
+        for name, candidate in file["candidates"].items():
+            with launcher.changed_copy(file["script"], candidate.get("changes", [])) as folder:
+                compile(Path(folder, f"{file['script']}.py").read_text(), name, "exec")
+
+
 def test_the_prose_holds_no_results(benchmarks):
     report = benchmarks("report")
     result = r"\d (?:s|seconds|steps/s|k steps|% of)\b|\d times (?:as )?fast"
