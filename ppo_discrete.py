@@ -6,7 +6,8 @@
     tensorboard --logdir runs                                             # look at the curves
 
 In an iteration, num_envs environments take num_steps steps: a rollout, [num_steps, num_envs, ...].
-Flattened, it is a batch. update_epochs times, it is shuffled and split into num_minibatches minibatches.
+Flattened, it is a batch; update_epochs times, it is shuffled and split into num_minibatches parts.
+Unlike in the PPO paper, observations, rewards and advantages are normalized; see train, make_batch.
 PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438.
 """
 
@@ -47,11 +48,11 @@ class Args:
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
     num_envs: PositiveInt = 16  # environments side by side; torchrun's processes split them evenly
     async_envs: bool = False  # a worker process for each environment; pays off if they are slow
-    total_timesteps: PositiveInt = 500_000  # steps to train for, of all environments together
+    total_timesteps: PositiveInt = 500_000  # steps to train for at most, in all environments
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 8  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # at the start; chosen on several tasks (3e-4 is usual)
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # deliberately above 3e-4; chosen on several tasks
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     gamma: Fraction = 0.998  # discount factor
@@ -66,7 +67,7 @@ class Args:
     max_grad_norm: PositiveFloat = 0.5  # longer gradients are scaled down to this norm; inf: none
     target_kl: PositiveFloat | None = None  # end an iteration's update once the KL is larger
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
-    seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of the weights and of all that is drawn in training
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of the weights and of all else that is drawn
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
     save_model: bool = True  # keep a checkpoint in the run directory, to resume or evaluate
     checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
@@ -85,35 +86,38 @@ def sum_over_processes(tensor):  # in place; unchanged in a single process
 
 
 class RunningStatistics(nn.Module):
-    """Mean, standard deviation and root mean square, each [*shape], of all samples so far, from sums in float64."""
+    """Mean, standard deviation and root mean square of all samples so far, from sums in float64."""
 
     def __init__(self, *shape):
         super().__init__()
         self.register_buffer("totals", torch.zeros(3, *shape).double())  # count, sum, sum of x**2
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))  # divides observations
-        self.register_buffer("rms", torch.ones(shape))  # divides rewards; tiny only if all are 0
+        self.register_buffer("rms", torch.ones(shape))  # divides rewards, which are not centered
 
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        _, mean, mean_square = self.totals / self.totals[0].clamp(min=1)  # no 0 / 0 without samples
+        mean, mean_square = self.totals[1:] / self.totals[0].clamp(min=1)  # sums / count; not 0 / 0 at first
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
 
 
-class RewardSumStatistics(RunningStatistics):  # saved with the agent; make_batch uses its rms
-    running_sums = 0  # [num_envs] after an update; not saved: --resume starts new episodes
+class RewardSumStatistics(RunningStatistics):
+    """Of discounted sums of past rewards: as large as returns, which sum future ones, but known at once."""
 
-    def update(self, rewards, done, gamma):  # [num_steps, num_envs]
-        sums = rewards.clone()  # S[t] = rewards[t] + gamma * S[t - 1], of a return's size
+    running_sums = 0  # later a tensor [num_envs]; not saved: --resume starts new episodes
+
+    def add_rewards(self, rewards, done, gamma):  # [num_steps, num_envs]
+        sums = rewards.clone()  # will be S[t] = rewards[t] + gamma * S[t - 1]
         for t in range(len(sums)):
             sums[t] += gamma * self.running_sums
             self.running_sums = sums[t] * ~done[t]  # 0 where the next episode begins
-        # Unlike in Gymnasium's NormalizeReward, sums of 0 are left out. If rewards are rare, zeros make the RMS tiny.
-        super().update(sums[sums != 0])
+        # Unlike in Gymnasium's NormalizeReward, sums of 0 are left out: they say that no reward has come yet.
+        # Where rewards are rare, such zeros would make the RMS tiny, and scaled rewards huge.
+        self.update(sums[sums != 0])
 
 
 def mlp(num_inputs, hidden_size, num_outputs, last_gain):
@@ -137,7 +141,7 @@ class Agent(nn.Module):
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RewardSumStatistics()
         self.actor = mlp(obs_dim, args.hidden_size, int(envs.single_action_space.n), last_gain=0.01)
-        self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=1.0)
+        self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=0.01)  # first values near 0
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
         self.to(self.device)
 
@@ -152,8 +156,8 @@ class Agent(nn.Module):
 
     def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs]
         logits = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))
-        # argmax(logits + Gumbel noise) is a sample, faster than by sample(). -log(Exp(1)) is Gumbel.
-        gumbel_noise = 0 if greedy else -torch.empty_like(logits).exponential_().log()
+        # argmax(logits + Gumbel noise) samples forward's policy in a tenth of sample()'s time. -log(Exp(1)) is Gumbel.
+        gumbel_noise = 0 if greedy else -torch.log(torch.empty_like(logits).exponential_())
         return (logits + gumbel_noise).argmax(-1).numpy(force=True)
 
 
@@ -164,7 +168,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
     next_obs[t] is what step t led to. It equals obs[t + 1], unless an episode ended and the next one begins there."""
     steps = []
     for _ in range(num_steps):
-        actions = agent.act(obs)  # make_batch computes log-probabilities and values
+        actions = agent.act(obs)  # make_batch computes their log-probabilities, all at once
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         done = terminated | truncated
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
@@ -174,15 +178,14 @@ def collect_trajectories(envs, agent, obs, num_steps):
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = {}
     for name in steps[0]:
-        array = np.stack([step[name] for step in steps])
-        rollout[name] = torch.as_tensor(array, device=agent.device)
+        rollout[name] = torch.as_tensor(np.stack([step[name] for step in steps]), device=agent.device)
     return rollout, obs
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # After a termination nothing follows. After a time limit or the rollout's end, next_values estimate what follows.
+    # next_values estimate what follows a step, even at a time limit. Only after a termination does nothing follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta
@@ -194,7 +197,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # Unlike in PPO, statistics have changed since acting, and so have log-probabilities, a bit. Ratios start at 1.
+    # Unlike in PPO, old_log_probs are not those of acting, for statistics have changed since. Ratios start at 1 so.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
@@ -203,11 +206,7 @@ def make_batch(agent, rollout, args):
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
     if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
-        # Not in PPO: while all steps cost the same, or nothing, and none terminates, do not center.
-        # Costs then make advantages negative: the agent tries other actions. MountainCar-v0 needs it.
-        nothing_happened = not terminated.any() and rewards.min() == rewards.max() <= 0
-        center = 0 if nothing_happened else advantages.mean()
-        advantages = (advantages - center) / (advantages.std() + 1e-8)
+        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
@@ -254,7 +253,7 @@ def ppo_update(agent, optimizer, batch, args):
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
-                if sum_over_processes(excess) > 0:  # sum > 0: their mean KL is too high
+                if sum_over_processes(excess) > 0:  # the mean KL of all processes is too high
                     return metrics  # in all processes, before this minibatch's step
             optimizer.zero_grad()
             loss.backward()
@@ -269,11 +268,11 @@ def train(args, run_dir, checkpoint=None):
     torch.manual_seed(args.seed)  # the same initial weights in all processes
     envs = make_envs(args, args.num_envs // world_size)
     agent = Agent(envs, args)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # fused is faster
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes; static_graph allows parameters that no loss uses.
+    # DDP averages gradients over processes. static_graph=True: a fork's layers may stay unused.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
@@ -282,15 +281,15 @@ def train(args, run_dir, checkpoint=None):
     obs, _ = envs.reset(seed=seeds[1:])
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # still to do
-    for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or None):  # None: a bar on terminals
+    for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or not sys.stderr.isatty()):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # nan, inf, or too large to be squared in float32
+        exit_unless_finite(rollout, limit=1e18)  # refuses nan, inf and what ppo_loss cannot square in float32
         global_step += steps_per_iteration
-        # Statistics come before make_batch, so that the first batch is normalized, too.
+        # Statistics are updated before make_batch, so that the first batch is normalized, too.
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
-        agent.reward_sum_statistics.update(rollout["rewards"], rollout["done"], args.gamma)
+        agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
         exit_unless_finite(agent.state_dict())  # nan must not replace a good checkpoint
@@ -328,15 +327,16 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         with exit_with("cannot write the run directory", OSError):
             run_dir.mkdir(parents=True, exist_ok=global_step > 0)
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
-        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points after the checkpoint
+        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points after the checkpoint's
         self.start_step = global_step
         self.start_time = time.perf_counter()
+        self.next_progress = global_step  # from this step on, print a line again
         self.current_episodes = np.zeros((num_envs, 2))  # return and length so far
         self.latest_episodes = deque(maxlen=100)  # return and length of each
 
     def log(self, args, global_step, rollout, batch, metrics, optimizer):
         """Adds a point to each curve, for the first process only; prints a line every 5 %."""
-        for rewards, done in zip(rollout["rewards"].cpu().numpy(), rollout["done"].cpu().numpy(), strict=True):
+        for rewards, done in zip(rollout["rewards"].numpy(force=True), rollout["done"].numpy(force=True), strict=True):
             self.current_episodes[:, 0] += rewards
             self.current_episodes[:, 1] += 1
             self.latest_episodes.extend(self.current_episodes[done])
@@ -352,8 +352,8 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
             progress += f", return {metrics['charts/episodic_return']:.1f}"
         for tag, value in metrics.items():
             self.writer.add_scalar(tag, value, global_step)
-        steps_left = args.total_timesteps - global_step
-        if steps_left % (args.total_timesteps / 20) < args.num_envs * args.num_steps:  # each 5 %, counted from the end
+        if global_step >= self.next_progress:
+            self.next_progress += args.total_timesteps / 20
             tqdm.write(progress)
 
 
@@ -415,7 +415,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Discrete):
             sys.exit(f"error: for {env.action_space}, use ppo_continuous.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # declares float32; gym.vector casts to it
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32: gym.vector converts to it
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # info is unused, and gym.vector fails to stack some
@@ -428,7 +428,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training, too: a missing renderer shows at once
+    if args.render or args.capture_video:  # in training, too: a missing renderer is noticed now
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}

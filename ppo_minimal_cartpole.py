@@ -1,5 +1,5 @@
 """PPO for one environment with discrete actions: `python ppo_minimal_cartpole.py` learns CartPole-v1 in a minute.
-PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438."""
+PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438. Needs Gymnasium >= 1.0."""
 
 import gymnasium as gym
 import torch
@@ -7,19 +7,19 @@ from torch import nn
 from torch.utils.data import default_collate
 
 
-class Args:
+class Args:  # settings; how to change some, train_ppo_cartpole says
     num_steps = 1024  # environment steps per iteration, the size of its batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # not in PPO: brings discounted returns, here at most 1 / (1 - gamma), to 1
+    reward_scale = 0.01  # not in the PPO paper: multiplies rewards, so that values are at most 1, not 1 / (1 - gamma)
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
-    vf_coef = 1.0  # weight of value_loss, which is half the mean squared error
+    vf_coef = 1.0  # weight of value_loss, which has a factor of 0.5
     ent_coef = 0.0  # weight of the entropy bonus; CartPole does not need one
-    max_grad_norm = 0.5  # not in the paper: longer gradients are scaled down to this norm
+    max_grad_norm = 0.5  # not in the PPO paper: longer gradients are scaled down to this norm
 
 
 class PolicyValueNet(nn.Module):
@@ -39,10 +39,10 @@ class PolicyValueNet(nn.Module):
 
 @torch.no_grad()
 def collect_trajectories(env, agent, obs, num_steps):
-    """Takes num_steps steps from `obs` on. Returns tensors [num_steps, ...] by name, and the obs to go on from."""
+    """Takes num_steps steps from `obs` on. Returns a dictionary of tensors [num_steps, ...], and the next obs."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # values are not needed yet: see make_batch
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities, by the same weights
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -50,13 +50,13 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # list of dictionaries -> dictionary of stacked tensors; bools stay bool
+    return default_collate(steps), obs  # one dictionary of stacked tensors; rewards become float64
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # After a termination nothing follows. After a time limit or the rollout's end, next_values estimate what follows.
+    # next_values estimate what follows a step, even at a time limit. Only after a termination does nothing follow.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta
@@ -68,9 +68,9 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
-    policy, values = agent(rollout["obs"])  # the weights are still those that acted
+    policy, values = agent(rollout["obs"])  # the old policy: its weights are still those that acted
     _, next_values = agent(rollout["next_obs"])  # not values[1:]: obs[t + 1] may begin another episode
-    rewards = args.reward_scale * rollout["rewards"].float()  # default_collate made them float64
+    rewards = args.reward_scale * rollout["rewards"].float()  # from float64
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the values are to predict
@@ -79,7 +79,7 @@ def make_batch(agent, rollout, args):
         "actions": rollout["actions"],
         "old_log_probs": policy.log_prob(rollout["actions"]),
         "returns": returns,
-        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # over the batch; not in the paper
+        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # not in the PPO paper
     }
 
 
@@ -109,20 +109,20 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train_ppo_cartpole(seed=1, args=Args):
-    """Returns a trained agent. To change settings, pass a subclass, such as `class MyArgs(Args): gae_lambda = 1`."""
+    """Returns a trained agent. To change settings: `class MyArgs(Args): gae_lambda = 1`, then args=MyArgs."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # env.return_queue: unscaled
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
     for iteration in range(args.num_iterations):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / args.num_iterations)
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
+        mean_return = torch.tensor(env.return_queue).mean()  # of the ten that the wrapper keeps; not scaled
+        print(f"iteration {iteration + 1}: mean return {mean_return:.0f} of 500 in the last ten episodes")
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        mean_return = torch.tensor(env.return_queue).mean()
-        print(f"iteration {iteration + 1}: mean return {mean_return:.0f} of 500 in the last ten episodes")
     return agent
 
 

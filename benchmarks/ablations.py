@@ -74,12 +74,14 @@ DETAILS = (
             ("        nn.init.zeros_(layer.bias)\n", ""),
         ),
     ),
-    Detail("gain 1 in the policy's last layer", changes=(("last_gain=0.01)", "last_gain=1.0)"),)),
+    Detail(
+        "gain 1 in the policy's last layer",
+        changes=(("self.critic =", "nn.init.orthogonal_(self.actor[-1].weight)\n        self.critic ="),),
+    ),
     Detail(
         "one body for actor and critic",
         changes=(
-            ("self.critic = mlp(", "self.critic = nn.Sequential(*self.actor[:4], mlp("),
-            ("args.hidden_size, 1, last_gain=1.0)", "args.hidden_size, 1, last_gain=1.0)[4])"),
+            ("self.device =", "self.critic = nn.Sequential(*self.actor[:4], self.critic[4])\n        self.device ="),
         ),
     ),
     Detail("observations not normalized", "--no-norm-obs"),
@@ -92,7 +94,7 @@ DETAILS = (
     Detail("advantages not normalized", "--no-norm-adv"),
     Detail(
         "advantages never centered",
-        changes=(("(advantages - center)", "advantages"),),
+        changes=(("(advantages - advantages.mean()) / ", "advantages / "),),
     ),
     Detail(
         "advantages normalized per minibatch",

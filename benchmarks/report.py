@@ -12,7 +12,6 @@ import ablations
 import learning
 import peers
 import speed
-import tune
 from launcher import ROOT
 
 import recipes
@@ -26,7 +25,6 @@ BLOCKS = {
     "recipes": recipes.summary,
     "ablations ppo_discrete": lambda: ablations.summary("ppo_discrete"),
     "ablations ppo_continuous": lambda: ablations.summary("ppo_continuous"),
-    "tune ppo_discrete": lambda: tune.summary("ppo_discrete"),
     "ablations again": ablations.summary_again,
 }
 PAGES = tuple(ROOT / folder / "README.md" for folder in (".", "benchmarks", "recipes"))

@@ -189,11 +189,11 @@ def test_a_sparse_reward_and_a_constant_observation():
     obs, _ = envs.reset(seed=0)
     rollout, obs = ppo_discrete.collect_trajectories(envs, agent, obs, 99)
     agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
-    agent.reward_sum_statistics.update(rollout["rewards"], rollout["done"], args.gamma)
+    agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
     assert ppo_discrete.make_batch(agent, rollout, args)["returns"].abs().max() < 20  # 0 but for the critic's guesses
     rollout, obs = ppo_discrete.collect_trajectories(envs, agent, obs, 2)
     agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
-    agent.reward_sum_statistics.update(rollout["rewards"], rollout["done"], args.gamma)
+    agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
     with torch.no_grad():
         for parameter in agent.critic.parameters():
             parameter.zero_()

@@ -47,7 +47,7 @@ def test_next_obs_is_that_of_before_the_reset(script):
 @pytest.mark.parametrize("norm_adv", [True, False])
 def test_the_batch(script, norm_adv):
     rollout, _, agent, args = rollout_of(script, norm_reward=True, norm_adv=norm_adv)
-    agent.reward_sum_statistics.update(rollout["rewards"], rollout["done"], args.gamma)
+    agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
     batch = script.make_batch(agent, rollout, args)
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
@@ -63,24 +63,6 @@ def test_the_batch(script, norm_adv):
     torch.testing.assert_close(batch["old_values"], values.flatten())
     torch.testing.assert_close(batch["old_log_probs"], policy.log_prob(rollout["actions"]).flatten())
     assert torch.equal(batch["obs"], rollout["obs"].flatten(0, 1)) and not batch["returns"].requires_grad
-
-
-@pytest.mark.parametrize(
-    ("rewards", "odd_reward", "terminates", "centered"),
-    [(-1, -1, False, False), (-1, -1, True, True), (-1, -0.5, False, True), (1, 1, False, True)],
-)
-def test_advantages_are_centered_if_anything_is_gained(script, rewards, odd_reward, terminates, centered):
-    """Not while every step costs the same and nothing terminates."""
-    rollout, _, agent, args = rollout_of(script, 256)
-    rollout["rewards"][:], rollout["terminated"][:] = rewards, False
-    rollout["rewards"][100, 1], rollout["terminated"][100, 1] = odd_reward, terminates
-    for weights in agent.critic[-1].parameters():
-        weights.data.zero_()
-    advantages = script.make_batch(agent, rollout, args)["advantages"]
-    torch.testing.assert_close(advantages.std(), torch.tensor(1.0))
-    assert (advantages.mean().abs() < 1e-5) == centered
-    if not centered:
-        assert (advantages < 0).all()  # as far as the costs that follow
 
 
 @pytest.mark.parametrize("clip_vloss", [False, True])
@@ -254,7 +236,6 @@ def test_the_run_says_how_it_goes(script, in_tmp, monkeypatch, capsys):
     run_main(script, monkeypatch, "--env-id", env_for(script), *SMALL.split(), "--total-timesteps", "650")
     *lines, evaluation_line, last = capsys.readouterr().out.splitlines()
     assert len(lines) == 20 and all(re.match(r"step \d+/650: \d+ steps/s(, return -?[\d.]+)?$", line) for line in lines)
-    assert lines[-1].startswith("step 640/650")  # whole iterations only, but the last line is of the last one
     assert evaluation_line.startswith("greedy return ") and " over 2 episodes" in evaluation_line
     run_dir = next(in_tmp.glob("runs/*")).relative_to(in_tmp)
     assert re.fullmatch(rf"\d+ steps per second, run saved in {run_dir}", last)

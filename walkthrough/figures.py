@@ -253,7 +253,7 @@ def main():
     before = discrete.Agent(envs, args)
     rollout, _ = discrete.collect_trajectories(envs, before, envs.reset(seed=1)[0], args.num_steps)
     before.obs_statistics.update(rollout["obs"].flatten(0, 1))
-    before.reward_sum_statistics.update(rollout["rewards"], rollout["done"], args.gamma)
+    before.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
     numbers["ends in a rollout"] = str(rollout["done"].sum().item())
     numbers["steps to the end"] = f"{rollout['done'].numel() / rollout['done'].sum():.0f}"
     after, args, curves, _ = train(discrete, total_timesteps=250_000)
