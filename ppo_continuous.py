@@ -7,7 +7,6 @@
 
 In an iteration, num_envs environments take num_steps steps: a rollout, [num_steps, num_envs, ...].
 Flattened, it is a batch; update_epochs times, it is shuffled and split into num_minibatches parts.
-Unlike in the PPO paper, observations, rewards and advantages are normalized; see train, make_batch.
 PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438.
 """
 
@@ -52,7 +51,7 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # deliberately above 3e-4; chosen on several tasks
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # higher than usual (3e-4): chosen on several tasks
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of the initial deviation of actions; a deviation of 1 is half the box
@@ -100,24 +99,24 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        mean, mean_square = self.totals[1:] / self.totals[0].clamp(min=1)  # sums / count; not 0 / 0 at first
+        mean, mean_square = self.totals[1:] / self.totals[0].clamp(min=1)  # sums / count; the count may still be 0
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
 
 
 class RewardSumStatistics(RunningStatistics):
-    """Of discounted sums of past rewards: as large as returns, which sum future ones, but known at once."""
+    """Statistics of S[t] = rewards[t] + gamma * S[t - 1]: sums of past rewards, about as large as returns."""
 
-    running_sums = 0  # later a tensor [num_envs]; not saved: --resume starts new episodes
+    running_sums = 0  # the latest S, [num_envs]; not saved: --resume starts new episodes
 
     def add_rewards(self, rewards, done, gamma):  # [num_steps, num_envs]
-        sums = rewards.clone()  # will be S[t] = rewards[t] + gamma * S[t - 1]
+        sums = rewards.clone()  # S, once the loop is done
         for t in range(len(sums)):
             sums[t] += gamma * self.running_sums
             self.running_sums = sums[t] * ~done[t]  # 0 where the next episode begins
-        # Unlike in Gymnasium's NormalizeReward, sums of 0 are left out: they say that no reward has come yet.
-        # Where rewards are rare, such zeros would make the RMS tiny, and scaled rewards huge.
+        # Sums of 0 are left out, unlike in Gymnasium's NormalizeReward: before an episode's first reward, S is 0.
+        # Where rewards are rare, so many zeros would make the RMS tiny, and scaled rewards huge.
         self.update(sums[sums != 0])
 
 
@@ -137,7 +136,7 @@ class Agent(nn.Module):
 
     def __init__(self, envs, args):
         super().__init__()
-        obs_dim = envs.single_observation_space.shape[0]  # SingleEnv flattens observations
+        obs_dim = envs.single_observation_space.shape[0]  # make_envs flattens observations
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RewardSumStatistics()
@@ -171,13 +170,13 @@ def collect_trajectories(envs, agent, obs, num_steps):
     next_obs[t] is what step t led to. It equals obs[t + 1], unless an episode ended and the next one begins there."""
     steps = []
     for _ in range(num_steps):
-        actions = agent.act(obs)  # make_batch computes their log-probabilities, all at once
+        actions = agent.act(obs)  # make_batch computes their log-probabilities: train says why
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         done = terminated | truncated
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
-        steps.append(step)
+        steps.append(step)  # gym.vector returns copies, which the next step does not change
         obs = next_obs
-        if done.any():  # resets only these; others keep their obs. Autoreset is off, see make_envs
+        if done.any():  # autoreset is off, see make_envs; where not done, obs stay as they are
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = {}
     for name in steps[0]:
@@ -187,8 +186,8 @@ def collect_trajectories(envs, agent, obs, num_steps):
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # next_values estimate what follows a step, even at a time limit. Only after a termination does nothing follow.
+    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
+    # Each step is followed by what next_values estimate, also at a time limit; only a termination, by nothing.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta
@@ -200,7 +199,6 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # Unlike in PPO, old_log_probs are not those of acting, for statistics have changed since. Ratios start at 1 so.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
@@ -256,7 +254,7 @@ def ppo_update(agent, optimizer, batch, args):
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
-                if sum_over_processes(excess) > 0:  # the mean KL of all processes is too high
+                if sum_over_processes(excess) > 0:  # the processes' mean KL exceeds target_kl
                     return metrics  # in all processes, before this minibatch's step
             optimizer.zero_grad()
             loss.backward()
@@ -275,7 +273,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes. static_graph=True: a fork's layers may stay unused.
+    # DDP averages gradients over processes. static_graph=True tolerates parameters without any.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
@@ -288,9 +286,10 @@ def train(args, run_dir, checkpoint=None):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # refuses nan, inf and what ppo_loss cannot square in float32
+        exit_unless_finite(rollout, limit=1e18)  # the squares of larger numbers overflow float32
         global_step += steps_per_iteration
-        # Statistics are updated before make_batch, so that the first batch is normalized, too.
+        # Statistics come to include this rollout, so that even the first batch is normalized. PPO's old
+        # policy is then that of the changed agent, not quite the one that acted: ratios start at 1.
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
@@ -333,6 +332,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points after the checkpoint's
         self.start_step = global_step
         self.start_time = time.perf_counter()
+        self.steps_per_second = 0
         self.next_progress = global_step  # from this step on, print a line again
         self.current_episodes = np.zeros((num_envs, 2))  # return and length so far
         self.latest_episodes = deque(maxlen=100)  # return and length of each
@@ -342,7 +342,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         for rewards, done in zip(rollout["rewards"].numpy(force=True), rollout["done"].numpy(force=True), strict=True):
             self.current_episodes[:, 0] += rewards
             self.current_episodes[:, 1] += 1
-            self.latest_episodes.extend(self.current_episodes[done])
+            self.latest_episodes.extend(self.current_episodes[done])  # copies
             self.current_episodes[done] = 0
         self.steps_per_second = (global_step - self.start_step) / (time.perf_counter() - self.start_time)
         unexplained = (batch["returns"] - batch["old_values"]).var() / batch["returns"].var()
@@ -418,7 +418,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32: gym.vector converts to it
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts to its dtype, float32
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # info is unused, and gym.vector fails to stack some
@@ -431,7 +431,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training, too: a missing renderer is noticed now
+    if args.render or args.capture_video:  # videos in training, too: a missing renderer shows now
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}

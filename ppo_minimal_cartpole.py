@@ -7,17 +7,17 @@ from torch import nn
 from torch.utils.data import default_collate
 
 
-class Args:  # settings; how to change some, train_ppo_cartpole says
+class Args:  # settings; to change some: class MyArgs(Args): gae_lambda = 1, then train_ppo_cartpole(args=MyArgs)
     num_steps = 1024  # environment steps per iteration, the size of its batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # not in the PPO paper: multiplies rewards, so that values are at most 1, not 1 / (1 - gamma)
+    reward_scale = 0.01  # not in the PPO paper: 1 - gamma, so that values, CartPole's rewards being 1, are at most 1
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
-    vf_coef = 1.0  # weight of value_loss, which has a factor of 0.5
+    vf_coef = 1.0  # weight of value_loss, twice the PPO paper's c1
     ent_coef = 0.0  # weight of the entropy bonus; CartPole does not need one
     max_grad_norm = 0.5  # not in the PPO paper: longer gradients are scaled down to this norm
 
@@ -39,10 +39,10 @@ class PolicyValueNet(nn.Module):
 
 @torch.no_grad()
 def collect_trajectories(env, agent, obs, num_steps):
-    """Takes num_steps steps from `obs` on. Returns a dictionary of tensors [num_steps, ...], and the next obs."""
+    """Takes num_steps steps from `obs` on. Returns a rollout, tensors [num_steps, ...] by name, and the next obs."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities, by the same weights
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes the rest, before the weights change
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -50,13 +50,13 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # one dictionary of stacked tensors; rewards become float64
+    return default_collate(steps), obs  # a dictionary of stacked tensors: obs float32, rewards float64, flags bool
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps, ...]. next_values[t] is the value of next_obs[t]."""
-    # next_values estimate what follows a step, even at a time limit. Only after a termination does nothing follow.
+    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
+    # Each step is followed by what next_values estimate, also at a time limit; only a termination, by nothing.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta
@@ -109,7 +109,7 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train_ppo_cartpole(seed=1, args=Args):
-    """Returns a trained agent. To change settings: `class MyArgs(Args): gae_lambda = 1`, then args=MyArgs."""
+    """Returns a trained agent. args is a class, Args or one derived from it."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
     env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)
@@ -119,7 +119,7 @@ def train_ppo_cartpole(seed=1, args=Args):
     for iteration in range(args.num_iterations):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / args.num_iterations)
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
-        mean_return = torch.tensor(env.return_queue).mean()  # of the ten that the wrapper keeps; not scaled
+        mean_return = torch.tensor(env.return_queue).mean()  # before this iteration's update; not scaled
         print(f"iteration {iteration + 1}: mean return {mean_return:.0f} of 500 in the last ten episodes")
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
