@@ -67,7 +67,7 @@ class Args:
     max_grad_norm: PositiveFloat = 5.0  # longer gradients are scaled down to this norm; inf: none
     target_kl: PositiveFloat | None = 0.05  # end an iteration's update once the KL is larger
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
-    seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of the weights and of all else that is drawn
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of weights, environments, actions and shuffles
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
     save_model: bool = True  # keep a checkpoint in the run directory, to resume or evaluate
     checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
@@ -99,7 +99,7 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        mean, mean_square = self.totals[1:] / self.totals[0].clamp(min=1)  # sums / count; the count may still be 0
+        mean, mean_square = self.totals[1:] / self.totals[0].clamp(min=1)  # sums / count, which may still be 0
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
@@ -170,7 +170,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
     next_obs[t] is what step t led to. It equals obs[t + 1], unless an episode ended and the next one begins there."""
     steps = []
     for _ in range(num_steps):
-        actions = agent.act(obs)  # make_batch computes their log-probabilities: train says why
+        actions = agent.act(obs)  # log-probabilities follow, after statistics change: see train
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         done = terminated | truncated
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
@@ -187,7 +187,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
-    # Each step is followed by what next_values estimate, also at a time limit; only a termination, by nothing.
+    # A termination leaves nothing to come, so next_values is masked. A time limit only cuts off what would have come.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta
@@ -273,7 +273,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes. static_graph=True tolerates parameters without any.
+    # DDP averages gradients over processes. static_graph: a fork's parameters may have none.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
@@ -286,10 +286,10 @@ def train(args, run_dir, checkpoint=None):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # the squares of larger numbers overflow float32
+        exit_unless_finite(rollout, limit=1e18)  # the square of more overflows float32, in ppo_loss
         global_step += steps_per_iteration
-        # Statistics come to include this rollout, so that even the first batch is normalized. PPO's old
-        # policy is then that of the changed agent, not quite the one that acted: ratios start at 1.
+        # Statistics change, and with them the policy: PPO's old one is not quite the one that acted.
+        # Changing them after ppo_update learned less (benchmarks/README.md, "Choosing defaults").
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
@@ -342,7 +342,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         for rewards, done in zip(rollout["rewards"].numpy(force=True), rollout["done"].numpy(force=True), strict=True):
             self.current_episodes[:, 0] += rewards
             self.current_episodes[:, 1] += 1
-            self.latest_episodes.extend(self.current_episodes[done])  # copies
+            self.latest_episodes.extend(self.current_episodes[done])  # indexing by a mask copies
             self.current_episodes[done] = 0
         self.steps_per_second = (global_step - self.start_step) / (time.perf_counter() - self.start_time)
         unexplained = (batch["returns"] - batch["old_values"]).var() / batch["returns"].var()
@@ -431,7 +431,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # videos in training, too: a missing renderer shows now
+    if args.render or args.capture_video:  # while training, too: a missing renderer shows now
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
