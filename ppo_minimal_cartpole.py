@@ -14,7 +14,7 @@ class Args:  # settings; to change some: class MyArgs(Args): gae_lambda = 1, the
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # not in the PPO paper: 1 - gamma, so that values, CartPole's rewards being 1, are at most 1
+    reward_scale = 0.01  # not in the PPO paper; keeps values at most 1: rewards of 1 sum to at most 1 / (1 - gamma)
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of value_loss, twice the PPO paper's c1
@@ -39,10 +39,10 @@ class PolicyValueNet(nn.Module):
 
 @torch.no_grad()
 def collect_trajectories(env, agent, obs, num_steps):
-    """Takes num_steps steps from `obs` on. Returns a rollout, tensors [num_steps, ...] by name, and the next obs."""
+    """Takes num_steps steps. Returns a rollout, a dictionary of tensors [num_steps, ...], and the obs to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes the rest, before the weights change
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities, all at once
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -56,7 +56,7 @@ def collect_trajectories(env, agent, obs, num_steps):
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
-    # Each step is followed by what next_values estimate, also at a time limit; only a termination, by nothing.
+    # A termination leaves nothing to come, so next_values is masked. A time limit only cuts off what would have come.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta
