@@ -34,8 +34,8 @@ def difference(row):
         try:
             if setting.script == MINIMAL:
                 lines = []
-                while len(lines) < 811 and (line := process.stdout.readline()):
-                    lines.append(line)  # 800 losses, 2 returns, and 9 iterations that have ended
+                while len(lines) < 812 and (line := process.stdout.readline()):
+                    lines.append(line)  # 800 losses, 2 returns, and 10 iterations
                 now = first_losses("".join(lines))
             else:  # when the checkpoint is there, so are the curves
                 while not list(Path(folder).glob("runs/*/checkpoint.pt")) and process.poll() is None:
