@@ -266,7 +266,7 @@ def train(args, run_dir, checkpoint=None):
     torch.manual_seed(args.seed)  # the same initial weights in all processes
     envs = make_envs(args, args.num_envs // world_size)
     agent = Agent(envs, args)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)  # fused is faster
+    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
@@ -286,7 +286,7 @@ def train(args, run_dir, checkpoint=None):
         exit_unless_finite(rollout, limit=1e18)  # the square of more overflows float32, in ppo_loss
         global_step += steps_per_iteration
         # Statistics change, and with them the policy: PPO's old one is not quite the one that acted.
-        # Changing them after ppo_update learned less (benchmarks/README.md, "Choosing defaults").
+        # So even the first batch is normalized. Changing them after ppo_update was no better.
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
@@ -335,7 +335,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         self.latest_episodes = deque(maxlen=100)  # return and length of each
 
     def log(self, args, global_step, rollout, batch, metrics, optimizer):
-        """Adds a point to each curve, for the first process only; prints a line every 5 %."""
+        """Adds a point to each curve, and prints a line every 5 % and at the end."""
         for rewards, done in zip(rollout["rewards"].numpy(force=True), rollout["done"].numpy(force=True), strict=True):
             self.current_episodes[:, 0] += rewards
             self.current_episodes[:, 1] += 1
@@ -352,7 +352,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
             progress += f", return {metrics['charts/episodic_return']:.1f}"
         for tag, value in metrics.items():
             self.writer.add_scalar(tag, value, global_step)
-        if global_step >= self.next_progress:
+        if global_step >= self.next_progress or args.total_timesteps - global_step < args.num_envs * args.num_steps:
             self.next_progress += args.total_timesteps / 20
             tqdm.write(progress)
 

@@ -29,10 +29,8 @@ from launcher import (
     greedy_return,
     keep,
     key,
-    origin,
     provenance,
     read_rows,
-    rows_of,
     run,
     table,
 )
@@ -86,16 +84,6 @@ def ranking(script, jobs, greedy):
     order = sorted(ranks, key=lambda name: -ranks[name])
     lines = [[name, f"{ranks[name]:.3f}", *(f"{value:.2f}" for value in scores[name].values())] for name in order]
     return order, table("candidate | mean and worst | " + " | ".join(ENVIRONMENTS[script]), lines)
-
-
-def summary(script):
-    """The table of a script's first round, from the rows, and where they come from."""
-    file = json.loads((CANDIDATES / f"{script.removeprefix('ppo_')}.json").read_text())
-    jobs = jobs_of(script, file["candidates"], *file["rounds"][0])
-    expected = [job for group in jobs.values() for job in group]
-    rows = rows_of("tune", FIELDS[1:], expected)
-    greedy = {job: row["greedy"] for job, row in zip(expected, rows, strict=True)}
-    return f"{ranking(script, jobs, greedy)[1]}\n\n{origin(rows)}"
 
 
 def main():

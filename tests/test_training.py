@@ -236,6 +236,7 @@ def test_the_run_says_how_it_goes(script, in_tmp, monkeypatch, capsys):
     run_main(script, monkeypatch, "--env-id", env_for(script), *SMALL.split(), "--total-timesteps", "650")
     *lines, evaluation_line, last = capsys.readouterr().out.splitlines()
     assert len(lines) == 20 and all(re.match(r"step \d+/650: \d+ steps/s(, return -?[\d.]+)?$", line) for line in lines)
+    assert lines[-1].startswith("step 640/650")  # whole iterations only, but the last line is of the last one
     assert evaluation_line.startswith("greedy return ") and " over 2 episodes" in evaluation_line
     run_dir = next(in_tmp.glob("runs/*")).relative_to(in_tmp)
     assert re.fullmatch(rf"\d+ steps per second, run saved in {run_dir}", last)
