@@ -233,14 +233,20 @@ def test_episodes_without_end_are_cut_off_and_counted(script, in_tmp, capsys):
 
 
 def test_the_run_says_how_it_goes(script, in_tmp, monkeypatch, capsys):
-    run_main(script, monkeypatch, "--env-id", env_for(script), *SMALL.split(), "--total-timesteps", "650")
+    run_main(script, monkeypatch, "--env-id", env_for(script), *SMALL.split(), "--total-timesteps", "1000")
     *lines, evaluation_line, last = capsys.readouterr().out.splitlines()
-    assert len(lines) == 20 and all(re.match(r"step \d+/650: \d+ steps/s(, return -?[\d.]+)?$", line) for line in lines)
-    assert lines[-1].startswith("step 640/650")  # whole iterations only, but the last line is of the last one
+    assert len(lines) == 21
+    assert all(re.fullmatch(r"step \d+/1000: \d+ steps/s(, return -?[\d.]+)?", line) for line in lines)
+    assert lines[-1].startswith("step 992/1000")  # whole iterations only, but the last line is of the last one
     assert evaluation_line.startswith("greedy return ") and " over 2 episodes" in evaluation_line
     run_dir = next(in_tmp.glob("runs/*")).relative_to(in_tmp)
     assert re.fullmatch(rf"\d+ steps per second, run saved in {run_dir}", last)
     assert "nan" not in "".join(lines)
+
+
+def test_a_fork_may_train_for_no_iteration(script, in_tmp, capsys):
+    script.train(script.Args(env_id=env_for(script), total_timesteps=1, eval_episodes=1), in_tmp / "run")
+    assert "0 steps per second" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("on_a_terminal", [True, False])
