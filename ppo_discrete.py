@@ -41,7 +41,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass
 class Args:
-    """Train PPO. With --resume or --evaluate, flags that are not given are the checkpoint's."""
+    """Train PPO. With --resume or --evaluate, the checkpoint's flags are the defaults."""
 
     env_id: str = "LunarLander-v3"  # a name that Gymnasium knows, or module:name
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
@@ -63,7 +63,7 @@ class Args:
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
     vf_coef: NonNegativeFloat = 0.5  # weight of the value loss
-    max_grad_norm: PositiveFloat = 0.5  # longer gradients are scaled down to this norm; inf: none
+    max_grad_norm: PositiveFloat = 0.5  # longer gradients are scaled down to this norm; inf: never
     target_kl: PositiveFloat | None = None  # end an iteration's update once the KL is larger
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of weights, environments, actions and shuffles
@@ -98,16 +98,16 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        mean, mean_square = self.totals[1:] / self.totals[0].clamp(min=1)  # sums / count, which may still be 0
+        mean, mean_square = self.totals[1:] / self.totals[0].clamp(min=1)  # sums / count, 0 before the first reward
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
 
 
 class RewardSumStatistics(RunningStatistics):
-    """Statistics of S[t] = rewards[t] + gamma * S[t - 1]: sums of past rewards, about as large as returns."""
+    """Of S[t] = rewards[t] + gamma * S[t - 1]. It looks back, but is about as large as returns, which look ahead."""
 
-    running_sums = 0  # the latest S, [num_envs]; not saved: --resume starts new episodes
+    running_sums = 0  # becomes [num_envs], the latest S; not saved: --resume starts new episodes
 
     def add_rewards(self, rewards, done, gamma):  # [num_steps, num_envs]
         sums = rewards.clone()  # S, once the loop is done
@@ -120,7 +120,7 @@ class RewardSumStatistics(RunningStatistics):
 
 
 def mlp(num_inputs, hidden_size, num_outputs, last_gain):
-    """Weights as in "The 37 Implementation Details of PPO", Huang et al. 2022, but with ReLU instead of tanh."""
+    """Weights as in "The 37 Implementation Details of PPO", Huang et al. 2022, but with ReLU: tanh was often worse."""
     first = nn.Linear(num_inputs, hidden_size)
     second = nn.Linear(hidden_size, hidden_size)
     last = nn.Linear(hidden_size, num_outputs)
@@ -138,7 +138,7 @@ class Agent(nn.Module):
         obs_dim = envs.single_observation_space.shape[0]  # make_envs flattens observations
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
-        self.reward_sum_statistics = RewardSumStatistics()
+        self.reward_sum_statistics = RewardSumStatistics()  # here, so that checkpoints hold it
         self.actor = mlp(obs_dim, args.hidden_size, int(envs.single_action_space.n), last_gain=0.01)
         self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=0.01)  # 1 is usual; first values are near 0
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
@@ -167,13 +167,13 @@ def collect_trajectories(envs, agent, obs, num_steps):
     next_obs[t] is what step t led to. It equals obs[t + 1], unless an episode ended and the next one begins there."""
     steps = []
     for _ in range(num_steps):
-        actions = agent.act(obs)  # log-probabilities follow, after statistics change: see train
+        actions = agent.act(obs)  # values and log-probabilities: in make_batch, all at once
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         done = terminated | truncated
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
-        steps.append(step)  # gym.vector returns copies, which the next step does not change
+        steps.append(step)
         obs = next_obs
-        if done.any():  # autoreset is off, see make_envs; where not done, obs stay as they are
+        if done.any():  # autoreset is off, see make_envs; where not done, obs come back as is
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = {}
     for name in steps[0]:
@@ -228,7 +228,7 @@ def ppo_loss(agent, batch, args):
     if args.clip_vloss:
         clipped_values = batch["old_values"] + (values - batch["old_values"]).clamp(-args.clip_coef, args.clip_coef)
         squared_error = torch.max(squared_error, (clipped_values - batch["returns"]).square())
-    value_loss = 0.5 * squared_error.mean()  # the paper has no half: its c1 is vf_coef / 2
+    value_loss = 0.5 * squared_error.mean()  # half, as in CleanRL: equation 9's c1 is vf_coef / 2
     entropy = policy.entropy().mean()
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy  # equation 9, negated
     metrics = {
@@ -252,7 +252,7 @@ def ppo_update(agent, optimizer, batch, args):
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
                 if sum_over_processes(excess) > 0:  # the processes' mean KL exceeds target_kl
-                    return metrics  # in all processes, before this minibatch's step
+                    return metrics  # in all processes, before the step; DDP needs no backward()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -270,7 +270,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes. static_graph: a fork's parameters may have none.
+    # DDP averages gradients. With static_graph, a fork's parameter without a gradient is no error.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
@@ -283,15 +283,15 @@ def train(args, run_dir, checkpoint=None):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # the square of more overflows float32, in ppo_loss
+        exit_unless_below(1e18, rollout)  # returns are squared, and float32 ends at 3e38
         global_step += steps_per_iteration
-        # Statistics change, and with them the policy: PPO's old one is not quite the one that acted.
-        # So even the first batch is normalized. Changing them after ppo_update was no better.
+        # Statistics first, so that even the first batch is normalized. The price: old_log_probs are not
+        # quite those of the policy that acted. Doing this after ppo_update was measured: no better.
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
-        exit_unless_finite(agent.state_dict())  # nan must not replace a good checkpoint
+        exit_unless_below(np.inf, agent.state_dict())  # nan must not replace a good checkpoint
         if logger:
             logger.log(args, global_step, rollout, batch, metrics, optimizer)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
@@ -315,7 +315,7 @@ def exit_with(message, *errors):  # one line, no traceback, if the block raises 
         sys.exit(f"error: {message}: {' '.join(str(error).split())}")
 
 
-def exit_unless_finite(tensors, limit=np.inf):
+def exit_unless_below(limit, tensors):
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.abs().max() < limit:  # "not <": also for nan
             sys.exit(f"error: {name} must be below {limit}, but holds {tensor.abs().max()}")
@@ -365,7 +365,7 @@ def save_checkpoint(path, args, global_step, agent, optimizer):
         "agent": agent.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    new_path = path.with_suffix(f".{os.getpid()}")  # unique, if a run is resumed twice at once
+    new_path = path.with_suffix(f".{os.getpid()}")  # of this process: two may go on with one run
     torch.save(checkpoint, new_path)
     os.replace(new_path, path)
 
@@ -377,12 +377,12 @@ def restore(checkpoint, agent, optimizer=None):
             optimizer.load_state_dict(checkpoint["optimizer"])
             for weights, state in optimizer.state.items():  # load_state_dict does not check shapes
                 assert weights.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape, "Adam's state"
-    exit_unless_finite(agent.state_dict())
+    exit_unless_below(np.inf, agent.state_dict())
 
 
 @torch.no_grad()
 def evaluate(agent, envs, args, video_dir):
-    """Returns of episodes, [eval_episodes], in one environment. Episode i starts from seed i, for every agent."""
+    """Plays episodes in one environment; returns their returns, [eval_episodes]. Episode i starts from seed i."""
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
@@ -415,7 +415,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Discrete):
             sys.exit(f"error: for {env.action_space}, use ppo_continuous.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts to its dtype, float32
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts to this float32
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # info is unused, and gym.vector fails to stack some
@@ -428,7 +428,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # while training, too: a missing renderer shows now
+    if args.render or args.capture_video:  # while training, too: finds a missing renderer now
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
@@ -454,7 +454,7 @@ def check_args(args, steps_taken):
         "give either --resume or --evaluate": not args.resume or not args.evaluate,
         "--evaluate runs in one process, without torchrun": world_size == 1 or not args.evaluate,
         "--render needs a display, --evaluate and no --capture-video": not args.render or can_render,
-        "--cuda finds no GPU; use --no-cuda": not args.cuda or torch.cuda.is_available(),
+        "--cuda needs a GPU; use --no-cuda": not args.cuda or torch.cuda.is_available(),
         f"--num-envs must be a multiple of {world_size} processes": args.num_envs % world_size == 0,
         "--num-minibatches must be less than the steps of a process": batch_size > args.num_minibatches * world_size,
         "--total-timesteps must be higher": args.total_timesteps >= steps_taken + batch_size,

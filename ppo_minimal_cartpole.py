@@ -7,17 +7,17 @@ from torch import nn
 from torch.utils.data import default_collate
 
 
-class Args:  # settings; to change some: class MyArgs(Args): gae_lambda = 1, then train_ppo_cartpole(args=MyArgs)
+class Args:  # settings
     num_steps = 1024  # environment steps per iteration, the size of its batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # not in the PPO paper; keeps values at most 1: rewards of 1 sum to at most 1 / (1 - gamma)
+    reward_scale = 0.01  # 1 - gamma, so that values are at most 1, for rewards of 1; not in the PPO paper
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
-    vf_coef = 1.0  # weight of value_loss, twice the PPO paper's c1
+    vf_coef = 1.0  # weight of the value loss
     ent_coef = 0.0  # weight of the entropy bonus; CartPole does not need one
     max_grad_norm = 0.5  # not in the PPO paper: longer gradients are scaled down to this norm
 
@@ -42,7 +42,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes num_steps steps. Returns a rollout, a dictionary of tensors [num_steps, ...], and the obs to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities, all at once
+        policy, _ = agent(torch.as_tensor(obs))  # values and log-probabilities: in make_batch, all at once
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -91,7 +91,7 @@ def ppo_loss(agent, batch, args):
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()  # equation 7
     squared_error = (values - batch["returns"]).square()
-    value_loss = 0.5 * squared_error.mean()  # the paper has no half: its c1 is vf_coef / 2
+    value_loss = 0.5 * squared_error.mean()  # half, as in CleanRL: equation 9's c1 is vf_coef / 2
     entropy = policy.entropy().mean()
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy  # equation 9, negated
     return loss
@@ -109,17 +109,17 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train_ppo_cartpole(seed=1, args=Args):
-    """Returns a trained agent. args is a class, Args or one derived from it."""
+    """Returns a trained agent. For other settings, pass a class that is derived from Args and changes some."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # fills env.return_queue
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
     for iteration in range(args.num_iterations):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / args.num_iterations)
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
-        mean_return = torch.tensor(env.return_queue).mean()  # before this iteration's update; not scaled
+        mean_return = torch.tensor(env.return_queue).mean()
         print(f"iteration {iteration + 1}: mean return {mean_return:.0f} of 500 in the last ten episodes")
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
