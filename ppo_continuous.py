@@ -106,7 +106,7 @@ class RunningStatistics(nn.Module):
 
 
 class RewardSumStatistics(RunningStatistics):
-    """Of S[t] = rewards[t] + gamma * S[t - 1]. It looks back, but is about as large as returns, which look ahead."""
+    """Statistics of S[t] = rewards[t] + gamma * S[t - 1], the past's return: about as large as returns to come."""
 
     running_sums = 0  # becomes [num_envs], the latest S; not saved: --resume starts new episodes
 
@@ -174,7 +174,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         done = terminated | truncated
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
-        steps.append(step)
+        steps.append(step)  # gym.vector returns copies, which no later step changes
         obs = next_obs
         if done.any():  # autoreset is off, see make_envs; where not done, obs come back as is
             obs, _ = envs.reset(options={"reset_mask": done})
@@ -187,7 +187,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
-    # A termination leaves nothing to come, so next_values is masked. A time limit only cuts off what would have come.
+    # A termination leaves nothing to come, so next_values is masked. After a time limit it stays, for what is cut off.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta
@@ -264,7 +264,7 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train(args, run_dir, checkpoint=None):
-    """Trains an agent, or goes on from a checkpoint, a dictionary as in save_checkpoint. Evaluates and returns it."""
+    """Trains an agent, or goes on with a checkpoint that save_checkpoint made. Evaluates the agent and returns it."""
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     torch.manual_seed(args.seed)  # the same initial weights in all processes
     envs = make_envs(args, args.num_envs // world_size)
@@ -273,7 +273,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients. With static_graph, a fork's parameter without a gradient is no error.
+    # DDP averages gradients. static_graph permits parameters without a gradient, which you may add.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
@@ -368,7 +368,7 @@ def save_checkpoint(path, args, global_step, agent, optimizer):
         "agent": agent.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    new_path = path.with_suffix(f".{os.getpid()}")  # of this process: two may go on with one run
+    new_path = path.with_suffix(f".{os.getpid()}")  # a name of its own, if two resume one run
     torch.save(checkpoint, new_path)
     os.replace(new_path, path)
 
@@ -418,7 +418,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # gym.vector casts to this float32
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # its float32 is what gym.vector casts to
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # info is unused, and gym.vector fails to stack some
@@ -431,7 +431,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # while training, too: finds a missing renderer now
+    if args.render or args.capture_video:  # in training, too, for errors now instead of at the end
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
