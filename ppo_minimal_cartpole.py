@@ -42,7 +42,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes num_steps steps. Returns a rollout, a dictionary of tensors [num_steps, ...], and the obs to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # values and log-probabilities: in make_batch, all at once
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities, all at once
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -91,7 +91,7 @@ def ppo_loss(agent, batch, args):
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()  # equation 7
     squared_error = (values - batch["returns"]).square()
-    value_loss = 0.5 * squared_error.mean()  # half, as in CleanRL: equation 9's c1 is vf_coef / 2
+    value_loss = 0.5 * squared_error.mean()  # with the half, c1 of equation 9 is vf_coef / 2
     entropy = policy.entropy().mean()
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy  # equation 9, negated
     return loss
