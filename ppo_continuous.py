@@ -99,7 +99,7 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        mean, mean_square = self.totals[1:] / self.totals[0].clamp(min=1)  # sums / count, 0 before the first reward
+        mean, mean_square = self.totals[1:] / self.totals[0].clamp(1)  # sums / count, 0 before the first reward
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
@@ -389,7 +389,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = envs.spec.max_episode_steps or 10_000  # 10,000 if there is no time limit
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # for episodes without a time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):

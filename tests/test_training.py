@@ -230,6 +230,8 @@ def test_episodes_without_end_are_cut_off_and_counted(script, in_tmp, capsys):
     args.env_kwargs = args.env_kwargs.replace("{", '{"max_episode_steps": 30, ')
     returns, output = evaluation(script, args, capsys)
     assert returns == [30] and "cut off" not in output
+    args.env_id, args.env_kwargs = env_for(script, "MountainCar-v0"), '{"max_episode_steps": 300}'  # 200 as registered
+    assert "cut off" not in evaluation(script, args, capsys)[1]
 
 
 def test_the_run_says_how_it_goes(script, in_tmp, monkeypatch, capsys):
