@@ -32,7 +32,7 @@ import tyro
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 from torch import nn
-from torch.distributions import Categorical
+from torch.distributions import Categorical, Distribution
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -272,11 +272,11 @@ def train(args, run_dir, checkpoint=None):
     global_step = checkpoint["global_step"] if checkpoint else 0
     # DDP averages gradients. static_graph permits parameters without a gradient, which you may add.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
-    logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     # One seed for torch and one for each environment. They differ by process, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
     torch.manual_seed(seeds[0])
     obs, _ = envs.reset(seed=seeds[1:])
+    logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # still to do
     for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or not sys.stderr.isatty()):
@@ -433,10 +433,10 @@ def make_envs(args, num_envs):
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
     try:
-        with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ModuleNotFoundError):
+        with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ImportError):
             envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs=no_autoreset, wrappers=[SingleEnv], **kwargs)
     except TypeError as error:
-        if " argument '" in str(error):  # Python's words: "got an unexpected keyword argument 'x'"
+        if kwargs and " argument '" in str(error):  # as in "unexpected keyword argument 'x'"
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
     start = envs.single_action_space.start  # the environment's first action; the agent's is 0
@@ -478,18 +478,18 @@ def main():
     if dist.is_torchelastic_launched():
         dist.init_process_group()
     check_args(args, checkpoint["global_step"] if args.resume else 0)
-    torch.distributions.Distribution.set_default_validate_args(False)  # saves time
+    Distribution.set_default_validate_args(False)  # saves time
     torch.set_num_threads(1)  # for small matrices, a second thread is not worth its start
-    if args.evaluate:
-        envs = make_envs(args, 1)
-        agent = Agent(envs, args)
-        restore(checkpoint, agent)
-        evaluate(agent, envs, args, path.parent / f"videos-{time.time_ns()}")
-        return
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    run_dir = args.resume.parent if args.resume else Path("runs", re.sub(r"[^\w.-]+", "-", name))
+    run_dir = path.resolve().parent if path else Path("runs", re.sub(r"[^\w.-]+", "-", name))
     try:
-        train(args, run_dir, checkpoint)
+        if args.evaluate:
+            envs = make_envs(args, 1)
+            agent = Agent(envs, args)
+            restore(checkpoint, agent)
+            evaluate(agent, envs, args, run_dir / f"videos-{time.time_ns()}")
+        else:
+            train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
         sys.exit(f"interrupted; if a checkpoint exists: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
     if dist.is_initialized():  # all is flushed; gloo's destroy_process_group() aborts at times

@@ -176,7 +176,7 @@ class NonFinite(Probe):
 
 
 class Faulty(Probe):
-    """Raises the error of that name in its constructor, or at the tenth reset or step."""
+    """Raises the error of that name in its constructor, at the first or tenth reset, or at the tenth step."""
 
     def __init__(self, where, error, continuous=False):
         super().__init__(length=3, continuous=continuous)
@@ -194,12 +194,20 @@ class Faulty(Probe):
             )
 
     def reset(self, **kwargs):
+        self.may_raise("first reset", 1)
         self.may_raise("reset")
         return super().reset(**kwargs)
 
     def step(self, action):
         self.may_raise("step")
         return super().step(action)
+
+
+class Misspelt(Probe):
+    """Its constructor calls something with a keyword argument that does not exist."""
+
+    def __init__(self):
+        super().__init__(lenght=3)
 
 
 class Growing(Probe):
@@ -275,7 +283,7 @@ class BadReset(Probe):
 
 
 for probe in (
-    Faulty, Growing, Seeded, OddInfo, BadReset,
+    Faulty, Misspelt, Growing, Seeded, OddInfo, BadReset,
     Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, Walk, NonFinite,
 ):  # fmt: skip
     gym.register(f"{probe.__name__}-v0", probe)

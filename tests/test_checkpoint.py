@@ -285,8 +285,20 @@ def test_an_interrupted_run_says_where_it_is(script, in_tmp, monkeypatch):
     python, path, *pasted = shlex.split(re.fullmatch(message, exit_.value.code)[1])
     assert (python, path, pasted[0]) == ("python", script.__file__, "--evaluate")
     assert torch.load(pasted[1], weights_only=True)["global_step"] == 64
+    interrupt(script, monkeypatch, at=3)
+    with pytest.raises(SystemExit, match="interrupted"):
+        run_main(script, monkeypatch, *pasted, "--eval-episodes", 5)
     run_main(script, monkeypatch, *pasted)
     run_main(script, monkeypatch, "--resume", pasted[1])
+
+
+def test_a_link_to_a_checkpoint_stands_for_it(script, trained, in_tmp, monkeypatch):
+    """Resumed by a link elsewhere, the run goes on in its own directory."""
+    _, path = trained
+    Path("latest.pt").symlink_to(path)
+    run_main(script, monkeypatch, "--resume", "latest.pt", "--total-timesteps", 224)
+    assert torch.load(path, weights_only=True)["global_step"] == 224 and Path("latest.pt").is_symlink()
+    assert {path.name for path in in_tmp.iterdir()} == {"runs", "latest.pt"}
 
 
 def test_two_runs_share_no_directory(script, in_tmp, monkeypatch):

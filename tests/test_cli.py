@@ -72,7 +72,7 @@ def test_modules_are_found_where_the_command_is_typed(script, in_tmp, monkeypatc
 
 
 @pytest.mark.parametrize("error", ["FileNotFoundError", "JSONDecodeError", "TypeError"])
-@pytest.mark.parametrize("where", ["constructor", "reset", "step"])
+@pytest.mark.parametrize("where", ["constructor", "first reset", "reset", "step"])
 def test_errors_of_an_environment_are_its_own(script, where, error, in_tmp, monkeypatch):
     env_kwargs = {"where": where, "error": error, "continuous": script.__name__ == "ppo_continuous"}
     flags = ["--env-id", "probes:Faulty-v0", "--env-kwargs", json.dumps(env_kwargs), *SMALL.split()]
@@ -81,6 +81,12 @@ def test_errors_of_an_environment_are_its_own(script, where, error, in_tmp, monk
     assert not isinstance(raised.value, SystemExit)
     own = raised.value.__cause__ or raised.value  # Gymnasium adds the environment's name to what constructors raise
     assert traceback.extract_tb(own.__traceback__)[-1].filename.endswith("probes.py")
+    assert where in ("reset", "step") or not list(in_tmp.iterdir())
+
+
+def test_a_misspelt_argument_in_an_environment_is_no_flag(script, in_tmp, monkeypatch):
+    with pytest.raises(TypeError, match="lenght"):
+        run_main(script, monkeypatch, "--env-id", "probes:Misspelt-v0")
 
 
 def test_nan_in_the_observation_after_an_end(script, in_tmp, monkeypatch):

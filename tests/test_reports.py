@@ -67,6 +67,7 @@ REFUSED = {  # flags: what the message must hold; tyro prints its own, in a box
     # Environments that cannot be made, or not be used.
     "--env-id NoSuchEnv-v0": "NoSuchEnv",
     "--env-id nosuchmodule:Env-v0": "nosuchmodule",
+    "--env-id GymV21Environment-v0": "cannot make --env-id GymV21Environment-v0",
     "--env-id :X-v0": "--env-id must be a name or module:name",
     "--env-id .:X-v0": "--env-id must be a name or module:name",
     "--env-id a:b:c": "--env-id must be a name or module:name",
