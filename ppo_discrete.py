@@ -98,14 +98,14 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        mean, mean_square = self.totals[1:] / self.totals[0].clamp(1)  # sums / count, 0 before the first reward
+        mean, mean_square = self.totals[1:] / self.totals[0].clamp(min=1)  # sums / count, 0 before the first reward
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
 
 
 class RewardSumStatistics(RunningStatistics):
-    """Statistics of S[t] = rewards[t] + gamma * S[t - 1], the past's return: about as large as returns to come."""
+    """Statistics of S[t] = rewards[t] + gamma * S[t - 1]: known now, and about as large as returns, which are not."""
 
     running_sums = 0  # becomes [num_envs], the latest S; not saved: --resume starts new episodes
 
@@ -252,7 +252,7 @@ def ppo_update(agent, optimizer, batch, args):
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
                 if sum_over_processes(excess) > 0:  # the processes' mean KL exceeds target_kl
-                    return metrics  # in all processes, before the step; DDP needs no backward()
+                    return metrics  # in all processes, before the step; DDP permits that
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -270,7 +270,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients. static_graph permits parameters without a gradient, which you may add.
+    # DDP averages gradients. static_graph: a parameter that the loss never uses is no error.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     # One seed for torch and one for each environment. They differ by process, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
@@ -286,7 +286,7 @@ def train(args, run_dir, checkpoint=None):
         exit_unless_below(1e18, rollout)  # returns are squared, and float32 ends at 3e38
         global_step += steps_per_iteration
         # Statistics first, so that even the first batch is normalized. The price: old_log_probs are not
-        # quite those of the policy that acted (KL: at most 0.008). Updating later was no better.
+        # quite those of the policy that acted (KL below 0.01 on four tasks). Later was no better.
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
@@ -324,7 +324,7 @@ def exit_unless_below(limit, tensors):
 class Logger:  # writes curves, prints progress; owns the clock and the latest episodes
     def __init__(self, args, run_dir, global_step, num_envs):
         with exit_with("cannot write the run directory", OSError):
-            run_dir.mkdir(parents=True, exist_ok=global_step > 0)
+            run_dir.mkdir(parents=True, exist_ok=global_step > 0)  # only --resume finds one
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
         self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points after the checkpoint's
         self.start_step = global_step
@@ -386,7 +386,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # for episodes without a time limit
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # only ends what no time limit ends
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -396,7 +396,7 @@ def evaluate(agent, envs, args, video_dir):
             returns[episode] += rewards[0]
             if terminated[0] or truncated[0]:
                 break
-        else:
+        else:  # there was no break
             num_cut_off += 1
     envs.close()
     kind = "greedy" if args.greedy else "sampled"
@@ -415,7 +415,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Discrete):
             sys.exit(f"error: for {env.action_space}, use ppo_continuous.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # its float32 is what gym.vector casts to
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # of float32, which gym.vector casts to
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # info is unused, and gym.vector fails to stack some
@@ -428,7 +428,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training, too, for errors now instead of at the end
+    if args.render or args.capture_video:  # in training, too, so that a missing mode fails at once
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
