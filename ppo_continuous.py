@@ -288,7 +288,7 @@ def train(args, run_dir, checkpoint=None):
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
         exit_unless_below(1e18, rollout)  # returns are squared, and float32 ends at 3e38
         global_step += steps_per_iteration
-        # Statistics first, so that even the first batch is normalized. The price: old_log_probs are not
+        # Statistics first: what a batch sees for the first time is normalized, too. The price: old_log_probs are not
         # quite those of the policy that acted (KL below 0.01 on four tasks). Later was no better.
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
