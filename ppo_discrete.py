@@ -6,7 +6,7 @@
     tensorboard --logdir runs                                             # look at the curves
 
 In an iteration, num_envs environments take num_steps steps: a rollout, [num_steps, num_envs, ...].
-Flattened, it is a batch; update_epochs times, it is shuffled and split into num_minibatches parts.
+Flattened, it is a batch. It is learned from update_epochs times, in num_minibatches shuffled parts.
 PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438.
 """
 
@@ -51,10 +51,10 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 8  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # higher than usual (3e-4): chosen on several tasks
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # chosen on several tasks, as gamma was; 3e-4 is usual
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
-    gamma: Fraction = 0.998  # discount factor
+    gamma: Fraction = 0.998  # discount factor; 0.99 is usual
     gae_lambda: Fraction = 0.97  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
     norm_reward: bool = True  # divide rewards by a running scale, see RewardSumStatistics
@@ -98,24 +98,25 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        mean, mean_square = self.totals[1:] / self.totals[0].clamp(min=1)  # sums / count, 0 before the first reward
+        mean, mean_square = self.totals[1:] / self.totals[0].clamp(1)  # 0 without samples
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
 
 
 class RewardSumStatistics(RunningStatistics):
-    """Statistics of S[t] = rewards[t] + gamma * S[t - 1]: known now, and about as large as returns, which are not."""
+    """Statistics of S[t] = rewards[t] + gamma * S[t - 1]. S sums the past, returns the future: both are as large."""
 
-    running_sums = 0  # becomes [num_envs], the latest S; not saved: --resume starts new episodes
+    def __init__(self):
+        super().__init__()
+        self.running_sums = 0  # becomes [num_envs], the latest S; not saved: --resume starts new episodes
 
     def add_rewards(self, rewards, done, gamma):  # [num_steps, num_envs]
         sums = rewards.clone()  # S, once the loop is done
         for t in range(len(sums)):
             sums[t] += gamma * self.running_sums
             self.running_sums = sums[t] * ~done[t]  # 0 where the next episode begins
-        # Zeros are left out: where rewards are rare, S is 0 at most steps. Counting those would make the RMS tiny,
-        # and a reward that is divided by it huge. (Gymnasium's NormalizeReward counts them.)
+        # Zeros are left out: they would make the RMS of rare rewards tiny. (Gymnasium's NormalizeReward counts them.)
         self.update(sums[sums != 0])
 
 
@@ -140,7 +141,7 @@ class Agent(nn.Module):
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RewardSumStatistics()  # here, so that checkpoints hold it
         self.actor = mlp(obs_dim, args.hidden_size, int(envs.single_action_space.n), last_gain=0.01)
-        self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=0.01)  # usually 1; 0.01 starts values near 0
+        self.critic = mlp(obs_dim, args.hidden_size, 1, last_gain=0.01)  # Huang et al.: 1; 0.01 starts values near 0
         self.device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if args.cuda else "cpu")
         self.to(self.device)
 
@@ -155,8 +156,8 @@ class Agent(nn.Module):
 
     def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs]
         logits = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))
-        # Gumbel-max trick: a sample of forward's policy, in a tenth of sample()'s time. -log(Exp(1)) is Gumbel noise.
-        gumbel_noise = 0 if greedy else -torch.log(torch.empty_like(logits).exponential_())
+        # Gumbel-max trick: the argmax of logits plus Gumbel noise, -log(Exp(1)), is a sample of Categorical(logits).
+        gumbel_noise = 0 if greedy else -torch.log(torch.empty_like(logits).exponential_())  # fast
         return (logits + gumbel_noise).argmax(-1).numpy(force=True)
 
 
@@ -167,7 +168,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
     next_obs[t] is what step t led to. It equals obs[t + 1], unless an episode ended and the next one begins there."""
     steps = []
     for _ in range(num_steps):
-        actions = agent.act(obs)  # make_batch computes values and log-probabilities, all at once
+        actions = agent.act(obs)
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
         done = terminated | truncated
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
@@ -178,6 +179,8 @@ def collect_trajectories(envs, agent, obs, num_steps):
     rollout = {}
     for name in steps[0]:
         rollout[name] = torch.as_tensor(np.stack([step[name] for step in steps]), device=agent.device)
+    policy, _ = agent(rollout["obs"])  # the policy that acted; values follow in make_batch
+    rollout["log_probs"] = policy.log_prob(rollout["actions"])
     return rollout, obs
 
 
@@ -196,7 +199,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    policy, values = agent(rollout["obs"])
+    _, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
     rewards = rollout["rewards"].float() / reward_scale  # Gymnasium has them in float64
@@ -208,7 +211,7 @@ def make_batch(agent, rollout, args):
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
-        "old_log_probs": policy.log_prob(rollout["actions"]),
+        "old_log_probs": rollout["log_probs"],
         "old_values": values,
         "advantages": advantages,
         "returns": returns,
@@ -228,14 +231,14 @@ def ppo_loss(agent, batch, args):
     if args.clip_vloss:
         clipped_values = batch["old_values"] + (values - batch["old_values"]).clamp(-args.clip_coef, args.clip_coef)
         squared_error = torch.max(squared_error, (clipped_values - batch["returns"]).square())
-    value_loss = 0.5 * squared_error.mean()  # with the half, c1 of equation 9 is vf_coef / 2
+    value_loss = 0.5 * squared_error.mean()  # the half is customary; equation 9 has none
     entropy = policy.entropy().mean()
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy  # equation 9, negated
     metrics = {
         "losses/policy_loss": policy_loss,
         "losses/value_loss": value_loss,
         "losses/entropy": entropy,
-        "losses/old_approx_kl": -log_ratio.mean(),  # CleanRL's name; noisier than approx_kl
+        "losses/old_approx_kl": -log_ratio.mean(),  # noisier than approx_kl; other PPOs log it
         "losses/approx_kl": (ratio - 1 - log_ratio).mean(),  # joschu.net/blog/kl-approx.html
         "losses/clipfrac": (ratio != clipped_ratio).float().mean(),
     }
@@ -251,8 +254,8 @@ def ppo_update(agent, optimizer, batch, args):
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
-                if sum_over_processes(excess) > 0:  # the processes' mean KL exceeds target_kl
-                    return metrics  # in all processes, before the step; DDP permits that
+                if sum_over_processes(excess) > 0:  # then the processes' mean KL exceeds target_kl
+                    return metrics  # in all processes; DDP lets them skip the backward pass
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -270,7 +273,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients. static_graph: a parameter that the loss never uses is no error.
+    # DDP averages gradients. static_graph: a fork may have parameters that its loss never uses.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     # One seed for torch and one for each environment. They differ by process, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
@@ -279,21 +282,20 @@ def train(args, run_dir, checkpoint=None):
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # still to do
-    for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or not sys.stderr.isatty()):
+    for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or None):  # None: terminals only
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_below(1e18, rollout)  # returns are squared, and float32 ends at 3e38
+        exit_unless_below(1e18, rollout)  # else the run ends: squares must fit into float32
         global_step += steps_per_iteration
-        # Statistics first: what a batch sees for the first time is normalized, too. The price: old_log_probs are not
-        # quite those of the policy that acted (KL below 0.01 on four tasks). Later was no better.
-        agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
+        agent.obs_statistics.update(rollout["obs"].flatten(0, 1))  # so ratio starts near 1, not at 1
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
         exit_unless_below(np.inf, agent.state_dict())  # nan must not replace a good checkpoint
         if logger:
-            logger.log(args, global_step, rollout, batch, metrics, optimizer)
+            print_line = 20 * iteration % num_iterations < 20  # every 5 %, and in the last iteration
+            logger.log(args, global_step, rollout, batch, metrics, optimizer, print_line)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
                 logger.writer.flush()  # curves up to here must be on disk: --resume adds to them
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
@@ -317,7 +319,7 @@ def exit_with(message, *errors):  # one line, no traceback, if the block raises 
 
 def exit_unless_below(limit, tensors):
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.abs().max() < limit:  # "not <": also for nan
+        if not tensor.float().abs().max() < limit:  # "not <": also for nan
             sys.exit(f"error: {name} must be below {limit}, but holds {tensor.abs().max()}")
 
 
@@ -330,12 +332,11 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         self.start_step = global_step
         self.start_time = time.perf_counter()
         self.steps_per_second = 0
-        self.next_progress = global_step  # from this step on, print a line again
         self.current_episodes = np.zeros((num_envs, 2))  # return and length so far
         self.latest_episodes = deque(maxlen=100)  # return and length of each
 
-    def log(self, args, global_step, rollout, batch, metrics, optimizer):
-        """Adds a point to each curve, and prints a line every 5 % and at the end."""
+    def log(self, args, global_step, rollout, batch, metrics, optimizer, print_line):
+        """Adds a point to each curve, from this process's environments, and may print a line."""
         for rewards, done in zip(rollout["rewards"].numpy(force=True), rollout["done"].numpy(force=True), strict=True):
             self.current_episodes[:, 0] += rewards
             self.current_episodes[:, 1] += 1
@@ -352,8 +353,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
             progress += f", return {metrics['charts/episodic_return']:.1f}"
         for tag, value in metrics.items():
             self.writer.add_scalar(tag, value, global_step)
-        if global_step >= self.next_progress or args.total_timesteps - global_step < args.num_envs * args.num_steps:
-            self.next_progress += args.total_timesteps / 20
+        if print_line:
             tqdm.write(progress)
 
 
@@ -386,7 +386,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # only ends what no time limit ends
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # where there is no time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -394,7 +394,7 @@ def evaluate(agent, envs, args, video_dir):
         for _ in range(max_steps):
             obs, rewards, terminated, truncated, _ = envs.step(agent.act(obs, args.greedy))
             returns[episode] += rewards[0]
-            if terminated[0] or truncated[0]:
+            if terminated or truncated:
                 break
         else:  # there was no break
             num_cut_off += 1
@@ -428,7 +428,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training, too, so that a missing mode fails at once
+    if args.render or args.capture_video:  # in training, so that a missing mode fails at once
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
@@ -492,7 +492,7 @@ def main():
             train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
         sys.exit(f"interrupted; if a checkpoint exists: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
-    if dist.is_initialized():  # all is flushed; gloo's destroy_process_group() aborts at times
+    if dist.is_initialized():  # all is saved; destroying gloo's process group aborts at times
         os._exit(0)
 
 

@@ -91,7 +91,7 @@ def ppo_loss(agent, batch, args):
     clipped_ratio = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
     policy_loss = -torch.min(ratio * advantages, clipped_ratio * advantages).mean()  # equation 7
     squared_error = (values - batch["returns"]).square()
-    value_loss = 0.5 * squared_error.mean()  # with the half, c1 of equation 9 is vf_coef / 2
+    value_loss = 0.5 * squared_error.mean()  # the half is customary; equation 9 has none
     entropy = policy.entropy().mean()
     loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy  # equation 9, negated
     return loss
