@@ -6,7 +6,7 @@
     tensorboard --logdir runs                                             # look at the curves
 
 In an iteration, num_envs environments take num_steps steps: a rollout, [num_steps, num_envs, ...].
-Flattened, it is a batch. It is learned from update_epochs times, in num_minibatches shuffled parts.
+Flattened, it is a batch. PPO makes update_epochs passes over it, in num_minibatches shuffled parts.
 PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438.
 """
 
@@ -51,7 +51,7 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # chosen on several tasks, as gamma was; 3e-4 is usual
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # deliberately high, for several tasks; 3e-4 is usual
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of the initial deviation of actions; a deviation of 1 is half the box
@@ -67,11 +67,11 @@ class Args:
     max_grad_norm: PositiveFloat = 5.0  # longer gradients are scaled down to this norm; inf: never
     target_kl: PositiveFloat | None = 0.05  # end an iteration's update once the KL is larger
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
-    seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of weights, environments, actions and shuffles
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of weights, environments, actions, shuffles
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
     save_model: bool = True  # keep a checkpoint in the run directory, to resume or evaluate
     checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
-    eval_episodes: PositiveInt = 100  # episodes of the evaluation
+    eval_episodes: PositiveInt = 100  # episodes of an evaluation; training ends with one, too
     greedy: bool = True  # evaluate the most likely actions; --no-greedy samples them
     resume: Path | None = None  # checkpoint to go on from, up to --total-timesteps
     evaluate: Path | None = None  # checkpoint to evaluate instead of training
@@ -99,18 +99,18 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        mean, mean_square = self.totals[1:] / self.totals[0].clamp(1)  # 0 without samples
+        mean, mean_square = self.totals[1:] / self.totals[0].clamp(1)  # no samples yet: 0 / 1
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
         self.rms.copy_(mean_square.clamp(1e-16).sqrt())
 
 
 class RewardSumStatistics(RunningStatistics):
-    """Statistics of S[t] = rewards[t] + gamma * S[t - 1]. S sums the past, returns the future: both are as large."""
+    """Statistics of S[t] = rewards[t] + gamma * S[t - 1]. Returns need future rewards; S is known, and as large."""
 
     def __init__(self):
         super().__init__()
-        self.running_sums = 0  # becomes [num_envs], the latest S; not saved: --resume starts new episodes
+        self.running_sums = 0  # S of the latest step, soon [num_envs]; not in checkpoints
 
     def add_rewards(self, rewards, done, gamma):  # [num_steps, num_envs]
         sums = rewards.clone()  # S, once the loop is done
@@ -118,7 +118,7 @@ class RewardSumStatistics(RunningStatistics):
             sums[t] += gamma * self.running_sums
             self.running_sums = sums[t] * ~done[t]  # 0 where the next episode begins
         # Zeros are left out: they would make the RMS of rare rewards tiny. (Gymnasium's NormalizeReward counts them.)
-        self.update(sums[sums != 0])
+        self.update(sums[sums != 0])  # flat; empty before the first reward
 
 
 def mlp(num_inputs, hidden_size, num_outputs, last_gain):
@@ -137,7 +137,7 @@ class Agent(nn.Module):
 
     def __init__(self, envs, args):
         super().__init__()
-        obs_dim = envs.single_observation_space.shape[0]  # make_envs flattens observations
+        obs_dim = envs.single_observation_space.shape[0]  # SingleEnv flattens observations
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RewardSumStatistics()  # here, so that checkpoints hold it
@@ -177,20 +177,18 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)  # gym.vector returns copies, which no later step changes
         obs = next_obs
-        if done.any():  # autoreset is off, see make_envs; where not done, obs come back as is
+        if done.any():  # autoreset is off, see make_envs; other environments just return their obs
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = {}
     for name in steps[0]:
         rollout[name] = torch.as_tensor(np.stack([step[name] for step in steps]), device=agent.device)
-    policy, _ = agent(rollout["obs"])  # the policy that acted; values follow in make_batch
-    rollout["log_probs"] = policy.log_prob(rollout["actions"])
     return rollout, obs
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
-    # A termination leaves nothing to come, so next_values is masked. After a time limit it stays, for what is cut off.
+    # After a termination no rewards follow: next_values is masked. After a time limit, it stands for those cut off.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta
@@ -202,7 +200,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    _, values = agent(rollout["obs"])
+    policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
     rewards = rollout["rewards"].float() / reward_scale  # Gymnasium has them in float64
@@ -214,7 +212,7 @@ def make_batch(agent, rollout, args):
     batch = {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
-        "old_log_probs": rollout["log_probs"],
+        "old_log_probs": policy.log_prob(rollout["actions"]),
         "old_values": values,
         "advantages": advantages,
         "returns": returns,
@@ -250,15 +248,15 @@ def ppo_loss(agent, batch, args):
 
 def ppo_update(agent, optimizer, batch, args):
     """Trains the agent, or DDP around it, on a batch; returns the metrics of the last minibatch."""
-    parameters = list(agent.parameters())  # a list, because parameters() takes time
+    parameters = list(agent.parameters())  # a list: a generator is used up at once
     for _ in range(args.update_epochs):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
-                if sum_over_processes(excess) > 0:  # then the processes' mean KL exceeds target_kl
-                    return metrics  # in all processes; DDP lets them skip the backward pass
+                if sum_over_processes(excess) > 0:  # if their mean KL is above target_kl
+                    return metrics  # in all processes, before the step
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -276,7 +274,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients. static_graph: a fork may have parameters that its loss never uses.
+    # DDP averages gradients. Without static_graph, a parameter that a fork never uses is an error.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     # One seed for torch and one for each environment. They differ by process, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
@@ -285,19 +283,21 @@ def train(args, run_dir, checkpoint=None):
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # still to do
-    for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or None):  # None: terminals only
+    for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or not sys.stderr.isatty()):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_below(1e18, rollout)  # else the run ends: squares must fit into float32
+        exit_unless_below(1e18, rollout)  # nan or a huge number from an environment ends the run
         global_step += steps_per_iteration
-        agent.obs_statistics.update(rollout["obs"].flatten(0, 1))  # so ratio starts near 1, not at 1
+        # Statistics first, so that even the first batch is normalized. By that, make_batch's old policy is not exactly
+        # the one that acted: its inputs are shifted a little (a KL below 0.01 on four tasks).
+        agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
         exit_unless_below(np.inf, agent.state_dict())  # nan must not replace a good checkpoint
         if logger:
-            print_line = 20 * iteration % num_iterations < 20  # every 5 %, and in the last iteration
+            print_line = iteration % np.ceil(num_iterations / 20) == 0 or iteration == num_iterations
             logger.log(args, global_step, rollout, batch, metrics, optimizer, print_line)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
                 logger.writer.flush()  # curves up to here must be on disk: --resume adds to them
@@ -322,14 +322,14 @@ def exit_with(message, *errors):  # one line, no traceback, if the block raises 
 
 def exit_unless_below(limit, tensors):
     for name, tensor in tensors.items():
-        if not tensor.float().abs().max() < limit:  # "not <": also for nan
+        if not tensor.double().abs().max() < limit:  # "not <": also for nan
             sys.exit(f"error: {name} must be below {limit}, but holds {tensor.abs().max()}")
 
 
 class Logger:  # writes curves, prints progress; owns the clock and the latest episodes
     def __init__(self, args, run_dir, global_step, num_envs):
         with exit_with("cannot write the run directory", OSError):
-            run_dir.mkdir(parents=True, exist_ok=global_step > 0)  # only --resume finds one
+            run_dir.mkdir(parents=True, exist_ok=global_step > 0)  # only a resumed run has one
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
         self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points after the checkpoint's
         self.start_step = global_step
@@ -361,7 +361,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
 
 
 def save_checkpoint(path, args, global_step, agent, optimizer):
-    """Replaces the file in one step, so that a whole one remains whenever the process dies."""
+    """Replaces the file in one step, so that one is always whole. Leaves out flags such as --render."""
     checkpoint = {
         "args": TypeAdapter(Args).dump_python(args, exclude={"resume", "evaluate", "capture_video", "render"}),
         "global_step": global_step,
@@ -389,7 +389,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # where there is no time limit
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # not below a time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -431,7 +431,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training, so that a missing mode fails at once
+    if args.render or args.capture_video:  # in training, too: a missing mode must fail now
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
@@ -482,7 +482,7 @@ def check_args(args, steps_taken):
 def main():
     sys.stdout.reconfigure(line_buffering=True)  # in a file, too
     sys.path.append("")  # the working directory, for --env-id module:Env-v0
-    args = tyro.cli(Args)  # once to find the checkpoint
+    args = tyro.cli(Args)  # a first time, to find the checkpoint
     path = args.resume or args.evaluate
     checkpoint = None
     if path:
@@ -507,7 +507,7 @@ def main():
             train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
         sys.exit(f"interrupted; if a checkpoint exists: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
-    if dist.is_initialized():  # all is saved; destroying gloo's process group aborts at times
+    if dist.is_initialized():  # all is written; gloo's destroy_process_group() aborts at times
         os._exit(0)
 
 

@@ -68,20 +68,9 @@ def test_the_batch(script, norm_adv):
 @pytest.mark.parametrize("clip_vloss", [False, True])
 def test_the_first_minibatch_finds_the_policy_unchanged(script, clip_vloss):
     rollout, _, agent, args = rollout_of(script, norm_obs=True, clip_vloss=clip_vloss)
+    agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
     _, metrics = script.ppo_loss(agent, script.make_batch(agent, rollout, args), args)
     assert abs(metrics["losses/approx_kl"].item()) < 1e-6 and metrics["losses/clipfrac"] == 0
-
-
-def test_old_log_probs_are_those_of_the_policy_that_acted(script):
-    """Of its weights and its statistics; values are of the statistics that include the rollout."""
-    rollout, _, agent, args = rollout_of(script, norm_obs=True)
-    policy, _ = agent(rollout["obs"])
-    agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
-    new_policy, new_values = agent(rollout["obs"])
-    batch = script.make_batch(agent, rollout, args)
-    torch.testing.assert_close(batch["old_log_probs"], policy.log_prob(rollout["actions"]).flatten())
-    assert (batch["old_log_probs"] - new_policy.log_prob(rollout["actions"]).flatten()).abs().max() > 1e-3
-    torch.testing.assert_close(batch["old_values"], new_values.flatten())
 
 
 class Recording(torch.optim.SGD):
@@ -248,7 +237,7 @@ def test_episodes_without_end_are_cut_off_and_counted(script, in_tmp, capsys):
 def test_the_run_says_how_it_goes(script, in_tmp, monkeypatch, capsys):
     run_main(script, monkeypatch, "--env-id", env_for(script), *SMALL.split(), "--total-timesteps", "1000")
     *lines, evaluation_line, last = capsys.readouterr().out.splitlines()
-    assert len(lines) == 20
+    assert len(lines) == 16  # after every second of 31 iterations, and at the end
     assert all(re.fullmatch(r"step \d+/1000: \d+ steps/s(, return -?[\d.]+)?", line) for line in lines)
     assert lines[-1].startswith("step 992/1000")  # whole iterations only, but the last line is of the last one
     assert evaluation_line.startswith("greedy return ") and " over 2 episodes" in evaluation_line
