@@ -7,14 +7,14 @@ from torch import nn
 from torch.utils.data import default_collate
 
 
-class Args:  # settings
+class Args:  # settings; used as it is, without an instance
     num_steps = 1024  # environment steps per iteration, the size of its batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # 1 - gamma, so that values are at most 1, for rewards of 1; not in the PPO paper
+    reward_scale = 0.01  # not in the PPO paper: 1 - gamma makes values at most 1, where rewards are 1
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of the value loss
@@ -31,7 +31,7 @@ class PolicyValueNet(nn.Module):
         self.policy_head = nn.Linear(64, num_actions)
         self.value_head = nn.Linear(64, 1)
 
-    def forward(self, obs):  # [..., obs_dim] -> distribution of actions [...], values [...]
+    def forward(self, obs):  # [obs_dim] or [batch, obs_dim] -> distribution of actions, values: each [] or [batch]
         features = self.body(obs)
         policy = torch.distributions.Categorical(logits=self.policy_head(features))
         return policy, self.value_head(features).squeeze(-1)
