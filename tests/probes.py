@@ -16,46 +16,57 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 class Probe(gym.Env):
     """Base: `length` steps per episode, then it terminates or, with `truncate`, runs into its time limit.
 
-    The observation is the number of the step, divided by `length`. Rewards and anything else are up to subclasses.
-    `continuous` exchanges the two discrete actions for a box from -1 to 1; `positive(action)` hides the difference.
+    The observation is the number of the step, divided by `length`; a step earns 1. Subclasses change what they are
+    about. `continuous` exchanges the two discrete actions for a box from -1 to 1; `positive(action)` hides it.
     """
+
+    observation_space = Box(0, 1, (1,), np.float32)
 
     def __init__(self, length=1, truncate=False, continuous=False):
         self.length, self.truncate = length, truncate
-        self.observation_space = Box(0, 1, (1,), np.float32)
-        self.action_space = Box(-1, 1, (1,), np.float32) if continuous else Discrete(2)
+        if not hasattr(self, "action_space"):
+            self.action_space = Box(-1, 1, (1,), np.float32) if continuous else Discrete(2)
 
     def positive(self, action):
         return bool(action > 0 if isinstance(self.action_space, Discrete) else action[0] > 0)
 
+    def begin(self):
+        """Draws what an episode is about."""
+
     def observe(self):
-        return np.array([self.steps / self.length], np.float32)
+        return np.float32([self.steps / self.length])
 
     def reward(self, action):
         return 1.0
 
+    def ends(self):  # terminated, truncated
+        end = self.steps >= self.length
+        return end and not self.truncate, end and self.truncate
+
+    def info(self):
+        return {}
+
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.steps = 0
-        return self.observe(), {}
+        self.begin()
+        return self.observe(), self.info()
 
     def step(self, action):
         reward = self.reward(action)
         self.steps += 1
-        end = self.steps >= self.length
-        return self.observe(), reward, end and not self.truncate, end and self.truncate, {}
+        terminated, truncated = self.ends()
+        return self.observe(), reward, terminated, truncated, self.info()
 
 
 class ObservedReward(Probe):
     """The reward is the observation, 1 or -1, whatever the action."""
 
-    def reset(self, *, seed=None, options=None):
-        gym.Env.reset(self, seed=seed)
+    def begin(self):
         self.sign = self.np_random.choice([-1.0, 1.0])
-        return super().reset()
 
     def observe(self):
-        return np.array([self.sign], np.float32)
+        return np.float32([self.sign])
 
     def reward(self, action):
         return float(self.sign)
@@ -101,61 +112,53 @@ class Numbered(Probe):
     Episodes end at random, half of them by termination.
     """
 
-    def __init__(self, continuous=False):
-        super().__init__(continuous=continuous)
-        self.observation_space = Box(0, np.inf, (1,), np.float32)
-        self.transitions = 0
+    observation_space = Box(-np.inf, np.inf, (1,), np.float32)
+    place, end_probability = 0, 0.2
 
     def observe(self):
-        return np.array([self.transitions], np.float32)
+        return np.float32([self.place])
 
-    def step(self, action):
-        self.transitions += 1
-        end, truncate = self.np_random.random(2) < [0.2, 0.5]
-        return self.observe(), 1.0, bool(end and not truncate), bool(end and truncate), {}
+    def reward(self, action):
+        self.place += 1
+        return 1.0
+
+    def ends(self):
+        end, truncate = self.np_random.random(2) < [self.end_probability, 0.5]
+        return bool(end and not truncate), bool(end and truncate)
 
 
-class Walk(Probe):
+class Walk(Numbered):
     """A random walk, pushed by the actions, that ends after ten steps on average, half of the times by termination."""
 
-    def __init__(self, continuous=False):
-        super().__init__(continuous=continuous)
-        self.observation_space = Box(-np.inf, np.inf, (1,), np.float32)
+    end_probability = 0.1
 
-    def reset(self, *, seed=None, options=None):
-        gym.Env.reset(self, seed=seed)
+    def begin(self):
         self.place = self.np_random.normal()
-        return self.observe(), {}
 
-    def observe(self):
-        return np.array([self.place], np.float32)
-
-    def step(self, action):
+    def reward(self, action):
         self.place += self.np_random.normal() + self.positive(action)
-        end, truncate = self.np_random.random(2) < [0.1, 0.5]
-        return self.observe(), self.place, bool(end and not truncate), bool(end and truncate), {}
+        return self.place
 
 
 class Spaces(Probe):
     """Observes a random sample of any space."""
 
     def __init__(self, observation_space, action_space=None, continuous=False):
-        super().__init__(length=5, continuous=continuous)
         self.observation_space = observation_space
-        self.action_space = action_space or self.action_space
+        if action_space:
+            self.action_space = action_space
+        super().__init__(length=5, continuous=continuous)
 
-    def reset(self, *, seed=None, options=None):
-        gym.Env.reset(self, seed=seed)
-        self.observation_space.seed(seed)
-        return super().reset()
+    def begin(self):
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
 
     def observe(self):
         return self.observation_space.sample()
 
-    def step(self, action):
+    def reward(self, action):
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
         self.action = action
-        return super().step(action)
+        return 1.0
 
 
 class NonFinite(Probe):
@@ -165,14 +168,27 @@ class NonFinite(Probe):
         super().__init__(length=10, continuous=continuous)
         self.where, self.at, self.value, self.total = where, at, value, 0
 
-    def step(self, action):
-        obs, reward, terminated, truncated, info = super().step(action)
+    def factor(self, where):
+        return self.value if self.total > self.at and self.where == where else 1
+
+    def observe(self):
+        return super().observe() * self.factor("observation")
+
+    def reward(self, action):
         self.total += 1
-        if self.total > self.at and self.where == "observation":
-            obs = obs * self.value
-        if self.total > self.at and self.where == "reward":
-            reward = self.value
-        return obs, reward, terminated, truncated, info
+        return 1.0 * self.factor("reward")
+
+
+class BadReset(Probe):
+    """The first observation of its second episode is nan."""
+
+    episodes = 0
+
+    def begin(self):
+        self.episodes += 1
+
+    def observe(self):
+        return super().observe() * (np.nan if self.episodes == 2 and self.steps == 0 else 1)
 
 
 class Faulty(Probe):
@@ -186,21 +202,16 @@ class Faulty(Probe):
     def may_raise(self, where, at=10):
         self.calls += where == self.where
         if self.calls == at and where == self.where:
-            mistake = "a mistake in the environment"
-            raise (
-                json.JSONDecodeError(mistake, "", 0)
-                if self.error == "JSONDecodeError"
-                else getattr(builtins, self.error)(mistake)
-            )
+            error = json.JSONDecodeError if self.error == "JSONDecodeError" else getattr(builtins, self.error)
+            raise error("a mistake in the environment", *["", 0] * (error is json.JSONDecodeError))
 
-    def reset(self, **kwargs):
+    def begin(self):
         self.may_raise("first reset", 1)
         self.may_raise("reset")
-        return super().reset(**kwargs)
 
-    def step(self, action):
+    def reward(self, action):
         self.may_raise("step")
-        return super().step(action)
+        return 1.0
 
 
 class Misspelt(Probe):
@@ -223,37 +234,75 @@ class Growing(Probe):
 class Seeded(Probe):
     """Observes the first number of its generator, and appends those of first resets to seeds.pt."""
 
+    def begin(self):
+        self.number = self.np_random.random()
+
+    def observe(self):
+        return np.float32([self.number])
+
     def reset(self, *, seed=None, options=None):
-        gym.Env.reset(self, seed=seed)
-        self.steps, self.number = 0, self.np_random.random()
+        result = super().reset(seed=seed)
         if seed is not None:
             path = pathlib.Path("seeds.pt")
             torch.save([*(torch.load(path) if path.exists() else []), self.number], path)
-        return self.observe(), {}
-
-    def observe(self):
-        return np.array([self.number], np.float32)
+        return result
 
 
 class OddInfo(Probe):
     """Its info holds, under one name, values whose type or shape changes from step to step."""
 
+    VALUES = {"none": [None, 1], "ragged": [np.zeros(1), np.zeros(3)], "kinds": ["text", {"a": 1}, 2.0]}
+
     def __init__(self, values, continuous=False):
         super().__init__(length=5, continuous=continuous)
-        self.values = {"none": [None, 1], "ragged": [np.zeros(1), np.zeros(3)], "kinds": ["text", {"a": 1}, 2.0]}[
-            values
-        ]
+        self.values = self.VALUES[values]
 
     def info(self):
-        value = self.values[int(self.np_random.integers(len(self.values)))]
-        return {"odd": value, "episode": {"r": 5.0}}
+        return {"odd": self.values[int(self.np_random.integers(len(self.values)))], "episode": {"r": 5.0}}
 
-    def reset(self, *, seed=None, options=None):
-        gym.Env.reset(self, seed=seed)
-        return super().reset()[0], self.info()
 
-    def step(self, action):
-        return *super().step(action)[:4], self.info()
+class Corridor(Probe):
+    """Three states that look alike, in the second of which actions are switched (Sutton and Barto, example 13.1)."""
+
+    def begin(self):
+        self.state = 0
+
+    def observe(self):
+        return np.ones(1, np.float32)
+
+    def reward(self, action):
+        right = self.positive(action) != (self.state == 1)
+        self.state = max(0, self.state + (1 if right else -1))
+        return -1.0
+
+    def ends(self):
+        return self.state == 3, False
+
+
+class Sparse(Probe):
+    """One step in a hundred is rewarded, with 1. Observes a constant and a switch."""
+
+    observation_space = Box(0, 1e6, (2,), np.float32)
+
+    def __init__(self):
+        super().__init__(length=100)
+
+    def observe(self):
+        return np.float32([123456.789, self.steps % 2])
+
+    def reward(self, action):
+        return float(self.steps == 99)
+
+
+class OddReward(Probe):
+    """Its rewards are of the kind that it is told to give."""
+
+    def __init__(self, kind):
+        super().__init__(length=5)
+        self.kind = {"bool": bool, "int": int, "float32": np.float32}[kind]
+
+    def reward(self, action):
+        return self.kind(1)
 
 
 class Sentence(gym.Space):
@@ -269,39 +318,26 @@ class Sentence(gym.Space):
         return "Sentence()"
 
 
-class BadReset(Probe):
-    """The first observation of its second episode is nan."""
-
-    episodes = 0
-
-    def observe(self):
-        return super().observe() * (np.nan if self.episodes == 2 and self.steps == 0 else 1)
-
-    def reset(self, *, seed=None, options=None):
-        self.episodes += 1
-        return super().reset(seed=seed)
-
-
 for probe in (
-    Faulty, Misspelt, Growing, Seeded, OddInfo, BadReset,
+    Faulty, Misspelt, Growing, Seeded, OddInfo, BadReset, Sparse, OddReward,
     Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, Walk, NonFinite,
 ):  # fmt: skip
     gym.register(f"{probe.__name__}-v0", probe)
-for name, space in {
-    "Matrix": Box(-1, 1, (3, 2), np.float64),
-    "MultiDiscrete": MultiDiscrete([2, 3]),
-    "Dict": Dict({"position": Box(-1, 1, (2,), np.float32), "switch": Discrete(3, start=5)}),
-    "Tuple": Tuple((Discrete(2), Box(-1, 1, (2, 2), np.float32))),
-    "Image": Box(0, 255, (8, 8, 3), np.uint8),
-    "Gray": Box(0, 255, (8, 8), np.uint8),
-    "Sequence": gym.spaces.Sequence(Discrete(2)),
-    "Sentence": Sentence((), None),
-    "Mission": Dict({"position": Box(-1, 1, (2,), np.float32), "mission": Sentence((), None)}),
+gym.register("Corridor-v0", Corridor, max_episode_steps=200)
+BOX, SWITCH = Box(-1, 1, (2,), np.float32), Discrete(2)
+for name, spaces in {
+    "Matrix": [Box(-1, 1, (3, 2), np.float64)],
+    "MultiDiscrete": [MultiDiscrete([2, 3])],
+    "Dict": [Dict({"position": BOX, "switch": Discrete(3, start=5)})],
+    "Tuple": [Tuple((SWITCH, Box(-1, 1, (2, 2), np.float32)))],
+    "Image": [Box(0, 255, (8, 8, 3), np.uint8)],
+    "Gray": [Box(0, 255, (8, 8), np.uint8)],
+    "Sequence": [gym.spaces.Sequence(SWITCH)],
+    "Sentence": [Sentence((), None)],
+    "Mission": [Dict({"position": BOX, "mission": Sentence((), None)})],
+    "Int8": [SWITCH, Discrete(3, start=-1, dtype=np.int8)],
+    "Start": [SWITCH, Discrete(3, start=-1)],
+    "Binary": [SWITCH, gym.spaces.MultiBinary(4)],
+    "Several": [SWITCH, MultiDiscrete([2, 3])],
 }.items():
-    gym.register(f"{name}-v0", Spaces, kwargs={"observation_space": space})
-gym.register(
-    "Int8-v0", Spaces, kwargs={"observation_space": Discrete(2), "action_space": Discrete(3, start=-1, dtype=np.int8)}
-)
-gym.register("Start-v0", Spaces, kwargs={"observation_space": Discrete(2), "action_space": Discrete(3, start=-1)})
-for name, space in {"Binary": gym.spaces.MultiBinary(4), "Several": MultiDiscrete([2, 3])}.items():
-    gym.register(f"{name}-v0", Spaces, kwargs={"observation_space": Discrete(2), "action_space": space})
+    gym.register(f"{name}-v0", Spaces, kwargs=dict(zip(("observation_space", "action_space"), spaces, strict=False)))

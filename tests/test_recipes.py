@@ -13,36 +13,29 @@ import pytest
 import torch
 from conftest import ROOT, env_for, refused, scalars, train
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from probes import ObservedReward, Probe
 from tasks import TorchPendulum
 
 PATCHES = sorted(path.stem for path in (ROOT / "recipes").glob("*.patch"))
 
 
-class TwoActions(gym.Env):
-    """Its two actions are those of a discrete space, or the signs of a number."""
-
-    def __init__(self, continuous=False):
-        self.action_space = Box(-1, 1, (1,), np.float32) if continuous else Discrete(2)
-
-    def number(self, action):
-        return action if isinstance(self.action_space, Discrete) else int(action[0] > 0)
-
-
-class Picture(TwoActions):
+class Picture(Probe):
     """One half of the picture is bright; the action that names it earns 1."""
 
     observation_space = Box(0, 255, (36, 40, 3), np.uint8)
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
+    def begin(self):
         self.side = int(self.np_random.integers(2))
-        obs = np.zeros_like(self.observation_space.low)
-        half = obs.shape[1] // 2
-        obs[:, half * self.side : half * self.side + half] = self.observation_space.high.max()
-        return obs, {}
 
-    def step(self, action):
-        return np.zeros_like(self.observation_space.low), float(self.number(action) == self.side), True, False, {}
+    def observe(self):
+        obs = np.zeros_like(self.observation_space.low)
+        if self.steps == 0:
+            half = obs.shape[1] // 2
+            obs[:, half * self.side : half * self.side + half] = self.observation_space.high.max()
+        return obs
+
+    def reward(self, action):
+        return float(self.positive(action) == self.side)
 
 
 class Planes(Picture):
@@ -51,87 +44,72 @@ class Planes(Picture):
     observation_space = Box(0, 1, (10, 10, 4), bool)
 
 
-class Clock(gym.Env):
+class Clock(Probe):
     """A gray image, as bright as the number of steps so far; each earns 1."""
 
-    observation_space, action_space = Box(0, 255, (20, 20, 3), np.uint8), Discrete(2)
+    observation_space = Box(0, 255, (20, 20, 3), np.uint8)
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return np.zeros((20, 20, 3), np.uint8), {}
+    def observe(self):
+        return np.full((20, 20, 3), self.steps, np.uint8)
 
-    def step(self, action):
-        self.steps += 1
-        return np.full((20, 20, 3), self.steps, np.uint8), 1.0, False, False, {}
+    def ends(self):
+        return False, False
 
 
-class Heads(gym.Env):
+class Heads(ObservedReward):
     """Each of two heads must answer the observation in its own way, and earns half of the reward."""
 
-    observation_space, action_space = Box(-1, 1, (1,), np.float32), MultiDiscrete([2, 3])
+    action_space = MultiDiscrete([2, 3])
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.sign = self.np_random.choice([-1.0, 1.0])
-        return np.float32([self.sign]), {}
-
-    def step(self, action):
-        best = (1, 0) if self.sign > 0 else (0, 2)
-        return np.float32([0]), float(np.mean(np.equal(action, best))), True, False, {}
+    def reward(self, action):
+        return float(np.mean(np.equal(action, (1, 0) if self.sign > 0 else (0, 2))))
 
 
-class Buttons(Heads):
+class Buttons(ObservedReward):
     """MultiBinary actions; only the first counts, and must be pressed where the observation is positive."""
 
     action_space = MultiBinary(3)
 
-    def step(self, action):
-        return np.float32([0]), float(bool(action[0]) == (self.sign > 0)), True, False, {}
+    def reward(self, action):
+        return float(bool(action[0]) == (self.sign > 0))
 
 
-class Forbidden(gym.Env):
+class ForbiddenByMethod(Probe):
     """Three of four actions are forbidden, others at each step; only the mask tells which."""
 
-    observation_space, action_space = Box(-1, 1, (1,), np.float32), Discrete(4, start=2)
-    mask_in_info = True
+    action_space = Discrete(4, start=2)
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.allowed, self.steps = int(self.np_random.integers(4)), 0
-        return np.float32([0]), self.info()
+    def __init__(self):
+        super().__init__(length=3)
 
-    def step(self, action):
-        assert action - 2 == self.allowed, "a forbidden action"
-        self.steps += 1
+    def observe(self):  # nothing, but it is called once for each step
         self.allowed = int(self.np_random.integers(4))
-        return np.float32([0]), 1.0, self.steps == 3, False, self.info()
+        return np.float32([0])
+
+    def reward(self, action):
+        assert action - 2 == self.allowed, "a forbidden action"
+        return 1.0
 
     def action_masks(self):
         return np.arange(4) == self.allowed
 
+
+class Forbidden(ForbiddenByMethod):
     def info(self):
-        return {"action_mask": self.action_masks().astype(np.int8)} if self.mask_in_info else {}
+        return {"action_mask": self.action_masks().astype(np.int8)}
 
 
-class ForbiddenByMethod(Forbidden):
-    mask_in_info = False
-
-
-class Cue(TwoActions):
+class Cue(ObservedReward):
     """A cue is shown at the first step only; at the sixth, the action that names it earns 1."""
 
-    observation_space = Box(-1, 1, (1,), np.float32)
+    def __init__(self, continuous=False):
+        super().__init__(length=6, continuous=continuous)
 
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.cue, self.steps = int(self.np_random.integers(2)), 0
-        return np.float32([2 * self.cue - 1]), {}
+    def observe(self):
+        return np.float32([self.sign * (self.steps == 0)])
 
-    def step(self, action):
-        self.steps += 1
-        end = self.steps == 6
-        return np.float32([0]), float(end and self.number(action) == self.cue), end, False, {}
+    def reward(self, action):
+        return float(self.steps == 5 and self.positive(action) == (self.sign > 0))
 
 
 class Leavers:

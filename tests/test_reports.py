@@ -7,60 +7,9 @@ that are not finite in test_training.py, about several processes in test_process
 
 import re
 
-import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 from conftest import flags_for, refused, run_main, scalars
-from gymnasium.spaces import Box, Discrete
-
-
-class Corridor(gym.Env):
-    """Three states that look alike, in the second of which actions are switched (Sutton and Barto, example 13.1)."""
-
-    observation_space, action_space = Box(0, 1, (1,), np.float32), Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.state = 0
-        return np.ones(1, np.float32), {}
-
-    def step(self, action):
-        right = (action == 1) != (self.state == 1)
-        self.state = max(0, self.state + (1 if right else -1))
-        return np.ones(1, np.float32), -1.0, self.state == 3, False, {}
-
-
-class Sparse(gym.Env):
-    """One step in a hundred is rewarded, with 1. Observes a constant and a switch."""
-
-    observation_space, action_space = Box(0, 1e6, (2,), np.float32), Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.steps = 0
-        return np.float32([123456.789, 0]), {}
-
-    def step(self, action):
-        self.steps += 1
-        return np.float32([123456.789, self.steps % 2]), float(self.steps == 100), self.steps == 100, False, {}
-
-
-class OddReward(Sparse):
-    """Its rewards are of the kind that it is told to give."""
-
-    def __init__(self, kind):
-        self.kind = {"bool": bool, "int": int, "float32": np.float32, "0-d array": np.array}[kind]
-
-    def step(self, action):
-        obs, _, *others = super().step(action)
-        return obs, self.kind(1), *others
-
-
-gym.register("Corridor-v0", Corridor, max_episode_steps=200)
-gym.register("Sparse-v0", Sparse)
-gym.register("OddReward-v0", OddReward, max_episode_steps=5)
-
 
 OUT_OF_RANGE = "2"  # the status with which tyro leaves, after a message in a box
 REFUSED = {  # flags: what the message must hold; tyro prints its own, in a box
@@ -145,7 +94,7 @@ def test_trains(script, flags, in_tmp, monkeypatch, capsys):
     assert "over 2 episodes" in capsys.readouterr().out
 
 
-ODD_REWARDS = [f'OddReward-v0 --env-kwargs {{"kind":"{kind}"}}' for kind in ("bool", "int", "float32")]
+ODD_REWARDS = [f'probes:OddReward-v0 --env-kwargs {{"kind":"{kind}"}}' for kind in ("bool", "int", "float32")]
 
 
 @pytest.mark.parametrize(
@@ -162,10 +111,8 @@ def test_a_policy_that_has_to_be_random(in_tmp, monkeypatch, capsys):
     """Greedy, it walks into the wall for 200 steps; --no-greedy evaluates what was learned."""
     import ppo_discrete
 
-    flags = (
-        "--env-id Corridor-v0 --num-envs 8 --num-steps 64 --total-timesteps 8192 --update-epochs 4 --eval-episodes 50"
-    )
-    run_main(ppo_discrete, monkeypatch, *flags.split(), "--no-greedy")
+    flags = "--num-envs 8 --num-steps 64 --total-timesteps 8192 --update-epochs 4 --eval-episodes 50 --no-greedy"
+    run_main(ppo_discrete, monkeypatch, "--env-id", "probes:Corridor-v0", *flags.split())
     output = capsys.readouterr().out
     assert -20 < float(re.search(r"sampled return (\S+) .* over 50 episodes", output)[1]) < -6  # -11.6 at best
     (path,) = in_tmp.glob("runs/*/checkpoint.pt")
@@ -184,7 +131,7 @@ def test_a_sparse_reward_and_a_constant_observation():
     """The first reward after thousands of zeros counts about 1; what never changes is 0 for the networks."""
     import ppo_discrete
 
-    args = ppo_discrete.Args(env_id="Sparse-v0")
+    args = ppo_discrete.Args(env_id="probes:Sparse-v0")
     envs = ppo_discrete.make_envs(args, 4)
     agent = ppo_discrete.Agent(envs, args)
     obs, _ = envs.reset(seed=0)
