@@ -1,6 +1,6 @@
 """Each recipe beside the plain script, on an environment that it is for: returns, steps per second, seconds in all.
 
-    pip install popgym envpool minigrid minatar mpe2 pettingzoo ale-py opencv-python-headless
+    pip install popgym envpool minigrid minatar mpe2 pettingzoo
     python benchmarks/recipes.py                                # all settings
     python benchmarks/recipes.py DeepSea Pendulum --processes 1  # those whose environment's name holds one of these
 

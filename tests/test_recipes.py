@@ -225,6 +225,15 @@ def test_the_patched_script_is_formatted_and_short(name, script, in_tmp):
         assert result.returncode == 0, result.stdout
 
 
+def test_the_table_counts_the_lines():
+    page = (ROOT / "recipes/README.md").read_text()
+    for cell, counts in re.findall(r"(?m)^\| (\[`\w+.patch.*?) \| .+? \| ([\d, ]+) \|", page):
+        for name in re.findall(r"`(\w+).patch`", cell):
+            added = re.findall(r"^\+(?!\+\+ )", (ROOT / f"recipes/{name}.patch").read_text(), re.MULTILINE)
+            assert str(len(added)) in counts.split(", "), name
+    assert all(f"]({name}.patch)" in page for name in PATCHES)
+
+
 def test_the_six_patches_are_short():
     names = ("action_masks", "envpool", "images_discrete", "lstm_discrete", "multi_discrete", "shared_network")
     assert sum(len((ROOT / f"recipes/{name}.patch").read_text().splitlines()) for name in names) <= 500
