@@ -51,7 +51,7 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 8  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # deliberately high, for several tasks; 3e-4 is usual
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # tuned on several tasks; 3e-4 is usual
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     gamma: Fraction = 0.998  # discount factor; 0.99 is usual
@@ -174,7 +174,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)  # gym.vector returns copies, which no later step changes
         obs = next_obs
-        if done.any():  # autoreset is off, see make_envs; other environments just return their obs
+        if done.any():  # autoreset is off, see make_envs; where not done, obs stay as they are
             obs, _ = envs.reset(options={"reset_mask": done})
     rollout = {}
     for name in steps[0]:
@@ -185,7 +185,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
-    # After a termination no rewards follow: next_values is masked. After a time limit, it stands for those cut off.
+    # Terminated: no rewards follow, so next_values is masked. Truncated: it estimates the rewards that were cut off.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta
@@ -245,15 +245,15 @@ def ppo_loss(agent, batch, args):
 
 def ppo_update(agent, optimizer, batch, args):
     """Trains the agent, or DDP around it, on a batch; returns the metrics of the last minibatch."""
-    parameters = list(agent.parameters())  # a list: a generator is used up at once
+    parameters = list(agent.parameters())  # a list: a generator would last for one step
     for _ in range(args.update_epochs):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
-                if sum_over_processes(excess) > 0:  # if their mean KL is above target_kl
-                    return metrics  # in all processes, before the step
+                if sum_over_processes(excess) > 0:  # the processes' mean KL is above target_kl
+                    return metrics  # in all processes; DDP permits to leave out backward()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -286,7 +286,7 @@ def train(args, run_dir, checkpoint=None):
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
         exit_unless_below(1e18, rollout)  # nan or a huge number from an environment ends the run
         global_step += steps_per_iteration
-        # Statistics first, so that even the first batch is normalized. By that, make_batch's old policy is not exactly
+        # Statistics first, so that even the first batch is normalized. Thus, make_batch's old policy is not exactly
         # the one that acted: its inputs are shifted a little (a KL below 0.01 on four tasks).
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
@@ -386,7 +386,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # not below a time limit
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # a backstop: time limits come first
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):

@@ -56,7 +56,7 @@ def collect_trajectories(env, agent, obs, num_steps):
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
     Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
-    # After a termination no rewards follow: next_values is masked. After a time limit, it stands for those cut off.
+    # Terminated: no rewards follow, so next_values is masked. Truncated: it estimates the rewards that were cut off.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the advantage of the last step is its delta

@@ -1,6 +1,6 @@
 """Small environments that isolate one property each, and are solved in seconds.
 
-Importing this module registers them, so `--env-id probes:Chain-v0` finds them where tests/ is on the Python path.
+Importing this module registers them, so `--env-id probes:LateReward-v0` finds them where tests/ is on the Python path.
 """
 
 import builtins

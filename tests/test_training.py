@@ -273,6 +273,14 @@ def test_numbers_that_are_not_finite_stop_the_run(script, where, value, in_tmp, 
     assert all(tensor.isfinite().all() for tensor in checkpoint["agent"].values())
 
 
+def test_large_numbers_do_not_stop_the_run(script, in_tmp):
+    """The sum of their squares is beyond float32."""
+    args = probe_args(script, "NonFinite", norm_obs=True, total_timesteps=2048, eval_episodes=1)
+    args.env_kwargs = args.env_kwargs.replace("{", '{"where": "observation", "value": 9e17, ')
+    agent = train(script, args)
+    assert agent.obs_statistics.totals[2].item() > 1e39 / 3
+
+
 def test_a_diverged_run_stops(script, in_tmp, monkeypatch):
     flags = f"--env-id {env_for(script)} {SMALL} --vf-coef 1e38 --max-grad-norm inf".split()
     assert "must be below inf" in refused(script, monkeypatch, *flags)
