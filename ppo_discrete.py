@@ -1,4 +1,4 @@
-"""Proximal policy optimization (PPO) for discrete actions, in one file, read from top to bottom.
+"""Proximal policy optimization (PPO) for discrete actions. See also: ppo_continuous.py, recipes/.
 
     python ppo_discrete.py --env-id LunarLander-v3                        # train
     python ppo_discrete.py --evaluate runs/.../checkpoint.pt --render     # watch the trained agent
@@ -33,13 +33,14 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAd
 from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.distributions import Categorical, Distribution
+from torch.utils.data import default_collate
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass
+@dataclass  # tyro makes flags of the fields, and --help of their comments; pydantic checks types
 class Args:
     """Train PPO. With --resume or --evaluate, the checkpoint's flags are the defaults."""
 
@@ -57,14 +58,14 @@ class Args:
     gamma: Fraction = 0.998  # discount factor; 0.99 is usual
     gae_lambda: Fraction = 0.97  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
-    norm_reward: bool = True  # divide rewards by a running scale, see RewardSumStatistics
-    norm_adv: bool = True  # normalize the advantages of a batch, see make_batch
+    norm_reward: bool = True  # divide rewards by the RMS of their discounted sums, see RewardSumStatistics
+    norm_adv: bool = True  # scale the advantages of a batch to mean 0, deviation 1
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
     vf_coef: NonNegativeFloat = 0.5  # weight of the value loss
     max_grad_norm: PositiveFloat = 0.5  # longer gradients are scaled down to this norm; inf: never
-    target_kl: PositiveFloat | None = None  # end an iteration's update once the KL is larger
+    target_kl: PositiveFloat | None = None  # a minibatch with a larger approx_kl ends the iteration's update
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of weights, environments, actions, shuffles
     cuda: bool = False  # put the networks on a GPU; networks as small as these are faster on a CPU
@@ -98,26 +99,27 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        mean, mean_square = self.totals[1:] / self.totals[0].clamp(1)  # no samples yet: 0 / 1
+        count, total, total_of_squares = self.totals
+        mean = total / count.clamp(min=1)  # without samples, divide by 1
+        mean_square = total_of_squares / count.clamp(min=1)
         self.mean.copy_(mean)
-        self.std.copy_((mean_square - mean**2).clamp(1e-16).sqrt())  # at least 1e-8
-        self.rms.copy_(mean_square.clamp(1e-16).sqrt())
+        self.std.copy_((mean_square - mean**2).clamp(min=1e-16).sqrt())
+        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())  # 1e-8 before any reward; 0 / 1e-8 = 0
 
 
 class RewardSumStatistics(RunningStatistics):
-    """Statistics of S[t] = rewards[t] + gamma * S[t - 1]. Returns need future rewards; S is known, and as large."""
+    """The size of returns, to scale rewards. A return sums future rewards, which are not known yet.
+    S[t] = rewards[t] + gamma * S[t - 1] sums past ones in the same way, and is about as large."""
 
-    def __init__(self):
-        super().__init__()
-        self.running_sums = 0  # S of the latest step, soon [num_envs]; not in checkpoints
+    latest_sums = 0  # S of the latest step, [num_envs]; not saved, as --resume starts new episodes
 
     def add_rewards(self, rewards, done, gamma):  # [num_steps, num_envs]
-        sums = rewards.clone()  # S, once the loop is done
-        for t in range(len(sums)):
-            sums[t] += gamma * self.running_sums
-            self.running_sums = sums[t] * ~done[t]  # 0 where the next episode begins
-        # Zeros are left out: they would make the RMS of rare rewards tiny. (Gymnasium's NormalizeReward counts them.)
-        self.update(sums[sums != 0])  # flat; empty before the first reward
+        sums = torch.zeros_like(rewards)
+        for t in range(len(rewards)):
+            sums[t] = rewards[t] + gamma * self.latest_sums
+            self.latest_sums = sums[t] * ~done[t]  # 0 where the next episode begins
+        # Zeros before a first reward are left out: if rewards are rare, they would make the RMS tiny.
+        self.update(sums[sums != 0])  # flat, or empty. Gymnasium's NormalizeReward counts zeros.
 
 
 def mlp(num_inputs, hidden_size, num_outputs, last_gain):
@@ -132,7 +134,7 @@ def mlp(num_inputs, hidden_size, num_outputs, last_gain):
 
 
 class Agent(nn.Module):
-    """Actor and critic. forward and act normalize observations, and must agree on the policy."""
+    """Actor and critic. act samples forward's policy in a faster way: change both or neither."""
 
     def __init__(self, envs, args):
         super().__init__()
@@ -174,21 +176,19 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)  # gym.vector returns copies, which no later step changes
         obs = next_obs
-        if done.any():  # autoreset is off, see make_envs; where not done, obs stay as they are
-            obs, _ = envs.reset(options={"reset_mask": done})
-    rollout = {}
-    for name in steps[0]:
-        rollout[name] = torch.as_tensor(np.stack([step[name] for step in steps]), device=agent.device)
+        if done.any():  # Gymnasium's autoreset is off, see make_envs
+            obs, _ = envs.reset(options={"reset_mask": done})  # leaves the others as they are
+    rollout = {name: tensor.to(agent.device) for name, tensor in default_collate(steps).items()}
     return rollout, obs
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
-    # Terminated: no rewards follow, so next_values is masked. Truncated: it estimates the rewards that were cut off.
-    deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
+    Tensors are [num_steps, ...]: time comes first. next_values[t] is the value of next_obs[t]."""
+    # Terminated: next_values is masked, as no rewards follow. Truncated: next_values estimates the rewards cut off.
+    deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ means not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # the advantage of the last step is its delta
+    advantages = deltas.clone()  # the last step keeps its delta; the loop adds to the others
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] = deltas[t] + decays[t] * advantages[t + 1]
     return advantages
@@ -197,6 +197,8 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
+    # A deviation from the PPO paper: the old policy has the weights that acted, but its statistics include
+    # this rollout, as in ppo_update, so that ratios start at 1. (The KL was at most 0.008 on four tasks.)
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
@@ -204,7 +206,7 @@ def make_batch(agent, rollout, args):
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
-    if args.norm_adv:  # over the batch, not the minibatch; in several processes, each over its own
+    if args.norm_adv:  # over this process's batch; most PPOs do it for each minibatch
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     batch = {
         "obs": rollout["obs"],
@@ -245,7 +247,7 @@ def ppo_loss(agent, batch, args):
 
 def ppo_update(agent, optimizer, batch, args):
     """Trains the agent, or DDP around it, on a batch; returns the metrics of the last minibatch."""
-    parameters = list(agent.parameters())  # a list: a generator would last for one step
+    parameters = list(agent.parameters())  # a list: clip_grad_norm_ would use up a generator
     for _ in range(args.update_epochs):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
@@ -253,7 +255,7 @@ def ppo_update(agent, optimizer, batch, args):
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
                 if sum_over_processes(excess) > 0:  # the processes' mean KL is above target_kl
-                    return metrics  # in all processes; DDP permits to leave out backward()
+                    return metrics  # in all processes, for the sum is the same in all
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -271,7 +273,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients. Without static_graph, a parameter that a fork never uses is an error.
+    # DDP averages gradients over processes. static_graph=True allows parameters without gradients.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     # One seed for torch and one for each environment. They differ by process, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
@@ -284,23 +286,22 @@ def train(args, run_dir, checkpoint=None):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_below(1e18, rollout)  # nan or a huge number from an environment ends the run
+        exit_unless_below(1e18, rollout)  # ends the run at nan, or what is too large to square
         global_step += steps_per_iteration
-        # Statistics first, so that even the first batch is normalized. Thus, make_batch's old policy is not exactly
-        # the one that acted: its inputs are shifted a little (a KL below 0.01 on four tasks).
+        # Statistics first, so that make_batch normalizes even the first batch.
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
         exit_unless_below(np.inf, agent.state_dict())  # nan must not replace a good checkpoint
         if logger:
-            print_line = iteration % np.ceil(num_iterations / 20) == 0 or iteration == num_iterations
+            print_line = iteration % np.ceil(num_iterations / 20) == 0 or iteration == num_iterations  # 20 lines
             logger.log(args, global_step, rollout, batch, metrics, optimizer, print_line)
             if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
                 logger.writer.flush()  # curves up to here must be on disk: --resume adds to them
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
     envs.close()
-    if logger:  # the other processes return; nothing below needs them
+    if logger:  # the other processes return; nothing below waits for them
         eval_returns = evaluate(agent, make_envs(args, 1), args, run_dir / f"videos-{global_step}")
         logger.writer.add_scalar("eval/episodic_return", eval_returns.mean(), global_step)
         logger.writer.close()
@@ -328,7 +329,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         with exit_with("cannot write the run directory", OSError):
             run_dir.mkdir(parents=True, exist_ok=global_step > 0)  # only a resumed run has one
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
-        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides points after the checkpoint's
+        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides later points, on --resume
         self.start_step = global_step
         self.start_time = time.perf_counter()
         self.steps_per_second = 0
@@ -358,14 +359,14 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
 
 
 def save_checkpoint(path, args, global_step, agent, optimizer):
-    """Replaces the file in one step, so that one is always whole. Leaves out flags such as --render."""
+    """Writes a new file and renames it: no crash leaves half of one. Omits --render and the like."""
     checkpoint = {
         "args": TypeAdapter(Args).dump_python(args, exclude={"resume", "evaluate", "capture_video", "render"}),
         "global_step": global_step,
         "agent": agent.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    new_path = path.with_suffix(f".{os.getpid()}")  # a name of its own, if two resume one run
+    new_path = path.with_suffix(f".{os.getpid()}")  # in case two runs save here at once
     torch.save(checkpoint, new_path)
     os.replace(new_path, path)
 
@@ -386,7 +387,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # a backstop: time limits come first
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # a stop for endless episodes only
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -396,8 +397,7 @@ def evaluate(agent, envs, args, video_dir):
             returns[episode] += rewards[0]
             if terminated or truncated:
                 break
-        else:  # there was no break
-            num_cut_off += 1
+        num_cut_off += not (terminated or truncated)
     envs.close()
     kind = "greedy" if args.greedy else "sampled"
     cut_off = f", {num_cut_off} of them cut off after {max_steps} steps" if num_cut_off else ""
@@ -415,7 +415,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Discrete):
             sys.exit(f"error: for {env.action_space}, use ppo_continuous.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # of float32, which gym.vector casts to
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32: gym.vector copies into it
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # info is unused, and gym.vector fails to stack some
@@ -428,7 +428,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training, too: a missing mode must fail now
+    if args.render or args.capture_video:  # in training, too, to fail early if the mode is missing
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
@@ -436,7 +436,7 @@ def make_envs(args, num_envs):
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ImportError):
             envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs=no_autoreset, wrappers=[SingleEnv], **kwargs)
     except TypeError as error:
-        if kwargs and " argument '" in str(error):  # as in "unexpected keyword argument 'x'"
+        if kwargs and " argument '" in str(error):  # as in "got an unexpected keyword argument 'x'"
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
     start = envs.single_action_space.start  # the environment's first action; the agent's is 0
@@ -492,7 +492,7 @@ def main():
             train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
         sys.exit(f"interrupted; if a checkpoint exists: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
-    if dist.is_initialized():  # all is written; gloo's destroy_process_group() aborts at times
+    if dist.is_initialized():  # all is written, and gloo's own cleanup aborts now and then
         os._exit(0)
 
 

@@ -7,17 +7,16 @@ from torch import nn
 from torch.utils.data import default_collate
 
 
-class Args:  # settings; used as it is, without an instance
+class Args:  # settings; the class itself is passed as `args`, without an instance
     num_steps = 1024  # environment steps per iteration, the size of its batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # not in the PPO paper: 1 - gamma makes values at most 1, where rewards are 1
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
-    vf_coef = 1.0  # weight of the value loss
+    vf_coef = 1.0  # weight of the value loss, which is half of the squared error
     ent_coef = 0.0  # weight of the entropy bonus; CartPole does not need one
     max_grad_norm = 0.5  # not in the PPO paper: longer gradients are scaled down to this norm
 
@@ -31,7 +30,7 @@ class PolicyValueNet(nn.Module):
         self.policy_head = nn.Linear(64, num_actions)
         self.value_head = nn.Linear(64, 1)
 
-    def forward(self, obs):  # [obs_dim] or [batch, obs_dim] -> distribution of actions, values: each [] or [batch]
+    def forward(self, obs):  # [..., obs_dim] -> a distribution of actions [...], and values [...]
         features = self.body(obs)
         policy = torch.distributions.Categorical(logits=self.policy_head(features))
         return policy, self.value_head(features).squeeze(-1)
@@ -42,7 +41,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes num_steps steps. Returns a rollout, a dictionary of tensors [num_steps, ...], and the obs to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities, all at once
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities, at once
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -50,16 +49,17 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # a dictionary of stacked tensors: obs float32, rewards float64, flags bool
+    # default_collate makes a tensor of all obs (float32), of all actions (int64), rewards (float64), done (bool) ...
+    return default_collate(steps), obs
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
-    # Terminated: no rewards follow, so next_values is masked. Truncated: it estimates the rewards that were cut off.
-    deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ inverts booleans
+    Tensors are [num_steps, ...]: time comes first. next_values[t] is the value of next_obs[t]."""
+    # Terminated: next_values is masked, as no rewards follow. Truncated: next_values estimates the rewards cut off.
+    deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ means not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # the advantage of the last step is its delta
+    advantages = deltas.clone()  # the last step keeps its delta; the loop adds to the others
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] = deltas[t] + decays[t] * advantages[t + 1]
     return advantages
@@ -70,16 +70,16 @@ def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
     policy, values = agent(rollout["obs"])  # the old policy: its weights are still those that acted
     _, next_values = agent(rollout["next_obs"])  # not values[1:]: obs[t + 1] may begin another episode
-    rewards = args.reward_scale * rollout["rewards"].float()  # from float64
+    rewards = (1 - args.gamma) * rollout["rewards"].float()  # keeps values below 1; not in the PPO paper
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
-    returns = advantages + values  # what the values are to predict
+    returns = advantages + values  # what the values are to predict: lambda-returns
     return {
         "obs": rollout["obs"],
         "actions": rollout["actions"],
         "old_log_probs": policy.log_prob(rollout["actions"]),
         "returns": returns,
-        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # not in the PPO paper
+        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # not in the PPO paper, either
     }
 
 
@@ -112,14 +112,14 @@ def train_ppo_cartpole(seed=1, args=Args):
     """Returns a trained agent. For other settings, pass a class that is derived from Args and changes some."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # fills env.return_queue
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # for env.return_queue
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
     for iteration in range(args.num_iterations):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / args.num_iterations)
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
-        mean_return = torch.tensor(env.return_queue).mean()
+        mean_return = torch.tensor(env.return_queue).mean()  # nan while no episode has ended
         print(f"iteration {iteration + 1}: mean return {mean_return:.0f} of 500 in the last ten episodes")
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
