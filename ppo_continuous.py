@@ -52,7 +52,7 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # tuned on several tasks; 3e-4 is usual
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # tuned, see benchmarks/README.md; 3e-4 is usual
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of the initial deviation of actions; a deviation of 1 is half the box
@@ -181,7 +181,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
         steps.append(step)  # gym.vector returns copies, which no later step changes
         obs = next_obs
         if done.any():  # Gymnasium's autoreset is off, see make_envs
-            obs, _ = envs.reset(options={"reset_mask": done})  # leaves the others as they are
+            obs, _ = envs.reset(options={"reset_mask": done})  # resets these, returns obs of all
     rollout = {name: tensor.to(agent.device) for name, tensor in default_collate(steps).items()}
     return rollout, obs
 
@@ -390,7 +390,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # a stop for endless episodes only
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # 10,000, or a longer time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -418,7 +418,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32: gym.vector copies into it
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32, to which gym.vector casts
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # info is unused, and gym.vector fails to stack some
@@ -496,7 +496,7 @@ def main():
     Distribution.set_default_validate_args(False)  # saves time
     torch.set_num_threads(1)  # for small matrices, a second thread is not worth its start
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    run_dir = path.resolve().parent if path else Path("runs", re.sub(r"[^\w.-]+", "-", name))
+    run_dir = path.resolve().parent if path else Path("runs", re.sub(r"[^\w.-]+", "-", name))  # rank 0 uses it
     try:
         if args.evaluate:
             envs = make_envs(args, 1)
