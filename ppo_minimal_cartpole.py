@@ -14,6 +14,7 @@ class Args:  # settings; the class itself is passed as `args`, without an instan
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
+    reward_scale = 0.01  # not in the PPO paper: values of at most 1 instead of 100, as both heads share the body
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of the value loss, which is half of the squared error
@@ -41,7 +42,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes num_steps steps. Returns a rollout, a dictionary of tensors [num_steps, ...], and the obs to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities, at once
+        policy, _ = agent(torch.as_tensor(obs))  # values and log-probabilities: later in make_batch, for all steps
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -49,8 +50,7 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    # default_collate makes a tensor of all obs (float32), of all actions (int64), rewards (float64), done (bool) ...
-    return default_collate(steps), obs
+    return default_collate(steps), obs  # stacks what has the same name: float32 obs, float64 rewards, bool flags
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
@@ -70,7 +70,7 @@ def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
     policy, values = agent(rollout["obs"])  # the old policy: its weights are still those that acted
     _, next_values = agent(rollout["next_obs"])  # not values[1:]: obs[t + 1] may begin another episode
-    rewards = (1 - args.gamma) * rollout["rewards"].float()  # keeps values below 1; not in the PPO paper
+    rewards = args.reward_scale * rollout["rewards"].float()
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the values are to predict: lambda-returns
@@ -79,7 +79,7 @@ def make_batch(agent, rollout, args):
         "actions": rollout["actions"],
         "old_log_probs": policy.log_prob(rollout["actions"]),
         "returns": returns,
-        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # not in the PPO paper, either
+        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # not in the PPO paper
     }
 
 
@@ -112,7 +112,7 @@ def train_ppo_cartpole(seed=1, args=Args):
     """Returns a trained agent. For other settings, pass a class that is derived from Args and changes some."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # for env.return_queue
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # in env.return_queue
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
     optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
