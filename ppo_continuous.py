@@ -194,7 +194,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
     advantages = deltas.clone()  # the last step keeps its delta; the loop adds to the others
     for t in reversed(range(len(deltas) - 1)):
-        advantages[t] = deltas[t] + decays[t] * advantages[t + 1]
+        advantages[t] += decays[t] * advantages[t + 1]
     return advantages
 
 
