@@ -99,7 +99,7 @@ class RunningStatistics(nn.Module):
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
-        self.totals += mean_over_processes(powers.sum(dim=1))
+        self.totals += mean_over_processes(powers.sum(dim=1))  # the mean does: only ratios are used
         count, total, total_of_squares = self.totals  # each [*shape]
         mean = total / count.clamp(min=1)  # without samples, divide by 1
         mean_square = total_of_squares / count.clamp(min=1)
@@ -120,7 +120,7 @@ class RewardSumStatistics(RunningStatistics):
             sums[t] = rewards[t] + gamma * self.latest_sums
             self.latest_sums = sums[t] * ~done[t]  # 0 where the next episode begins
         # Zeros are left out: S is 0 before a first reward, and if rewards are rare, zeros make the RMS tiny.
-        self.update(sums[sums != 0])  # flat, or empty. Gymnasium's NormalizeReward counts zeros.
+        self.update(sums[sums != 0])  # flat. (Gymnasium's NormalizeReward counts zeros, too.)
 
 
 def mlp(num_inputs, hidden_size, num_outputs, last_gain):
@@ -135,7 +135,7 @@ def mlp(num_inputs, hidden_size, num_outputs, last_gain):
 
 
 class Agent(nn.Module):
-    """Actor and critic. act samples forward's policy, in half the time: change both or neither."""
+    """Actor and critic. act draws from forward's policy, in half the time: change both or neither."""
 
     def __init__(self, envs, args):
         super().__init__()
@@ -159,7 +159,7 @@ class Agent(nn.Module):
 
     def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs]
         logits = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))
-        # Gumbel-max trick: the argmax of logits plus this noise samples forward's Categorical, but fast.
+        # Gumbel-max trick: logits plus Gumbel noise, -log(Exp(1)), have their argmax at a sample.
         gumbel_noise = 0 if greedy else -torch.log(torch.empty_like(logits).exponential_())
         return (logits + gumbel_noise).argmax(-1).numpy(force=True)
 
@@ -198,9 +198,9 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # A deviation from the PPO paper: the policy acted with the statistics before this rollout, but
-    # old_log_probs are those of the statistics with it, as in ppo_update, so that ratios start at 1.
-    # The KL between the two was at most 0.008 on both LunarLanders, Hopper and Pendulum.
+    # A deviation from the PPO paper: since acting, train has updated obs_statistics. The old policy
+    # thus differs a little from the one that acted (a KL of at most 0.008, see benchmarks/README.md),
+    # but it normalizes as ppo_update does, so ratios start at 1. Other orders were tried there, too.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
@@ -273,9 +273,9 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # Only in ppo_update: DDP averages gradients over processes, in backward().
+    # The same agent, but backward() averages gradients over processes. Only ppo_update needs it.
     ddp_agent = nn.parallel.DistributedDataParallel(agent) if world_size > 1 else agent
-    # One seed for torch, one for each environment here; others in each process and after --resume.
+    # Seeds for torch and for each environment. They differ between processes, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
     torch.manual_seed(seeds[0])
     obs, _ = envs.reset(seed=seeds[1:])
@@ -286,7 +286,7 @@ def train(args, run_dir, checkpoint=None):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_below(1e18, rollout)  # ends the run at nan, or what is too large to square
+        exit_unless_below(1e18, rollout)  # ends the run at nan or an absurdly large number
         global_step += steps_per_iteration
         # Statistics first, so that make_batch normalizes even the first batch.
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
