@@ -136,7 +136,7 @@ def mlp(num_inputs, hidden_size, num_outputs, last_gain):
 
 
 class Agent(nn.Module):
-    """Actor and critic. act draws from forward's policy, in half the time: change both or neither."""
+    """Actor and critic. act draws from forward's policy, in half the time. Change both or none."""
 
     def __init__(self, envs, args):
         super().__init__()
@@ -202,8 +202,8 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
     # A deviation from the PPO paper: since acting, train has updated obs_statistics. The old policy
-    # thus differs a little from the one that acted (a KL of at most 0.008, see benchmarks/README.md),
-    # but it normalizes as ppo_update does, so ratios start at 1. Other orders were tried there, too.
+    # differs a little from the one that acted (a KL of at most 0.008, see benchmarks/README.md), but it
+    # normalizes as ppo_update does, so ratios start at 1. Other orders were tried there, too.
     policy, values = agent(rollout["obs"])
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
@@ -362,7 +362,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
 
 
 def save_checkpoint(path, args, global_step, agent, optimizer):
-    """Writes a new file and renames it: no crash leaves half of one. Omits --render and the like."""
+    """Writes a new file, then renames it: no crash leaves half of one. Omits --render and such."""
     checkpoint = {
         "args": TypeAdapter(Args).dump_python(args, exclude={"resume", "evaluate", "capture_video", "render"}),
         "global_step": global_step,
