@@ -73,7 +73,7 @@ class Args:
     checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
     eval_episodes: PositiveInt = 100  # episodes of an evaluation; training ends with one, too
     greedy: bool = True  # evaluate the most likely actions; --no-greedy samples them
-    resume: Path | None = None  # checkpoint to go on from, up to --total-timesteps
+    resume: Path | None = None  # checkpoint to go on from, in its folder, up to --total-timesteps
     evaluate: Path | None = None  # checkpoint to evaluate instead of training
     capture_video: bool = False  # record some episodes of the evaluation
     render: bool = False  # with --evaluate: show the episodes in a window
