@@ -232,7 +232,7 @@ class Growing(Probe):
 
 
 class Seeded(Probe):
-    """Observes the first number of its generator, and appends those of first resets to seeds.pt."""
+    """Observes the first number of its generator; appends those of first resets to seeds.pt, actions to actions.pt."""
 
     def begin(self):
         self.number = self.np_random.random()
@@ -240,12 +240,18 @@ class Seeded(Probe):
     def observe(self):
         return np.float32([self.number])
 
+    def keep(self, path, item):
+        torch.save([*(torch.load(path) if pathlib.Path(path).exists() else []), item], path)
+
     def reset(self, *, seed=None, options=None):
         result = super().reset(seed=seed)
         if seed is not None:
-            path = pathlib.Path("seeds.pt")
-            torch.save([*(torch.load(path) if path.exists() else []), self.number], path)
+            self.keep("seeds.pt", self.number)
         return result
+
+    def reward(self, action):
+        self.keep("actions.pt", self.positive(action))
+        return 1.0
 
 
 class OddInfo(Probe):

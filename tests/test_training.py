@@ -180,16 +180,17 @@ def test_the_same_seed_gives_the_same_weights(script, in_tmp, capsys):
 
 def test_training_seeds_share_nothing(script, in_tmp):
     """Of neighbouring seeds, and of a resumed run: `Seeded` observes what its generator was seeded with."""
-    seen = []
-    for seed in (1, 2):
-        args = probe_args(script, "Seeded", seed=seed, num_envs=16, num_steps=1, total_timesteps=16, num_minibatches=1)
-        args.eval_episodes = 1
-        train(script, args)
+    seen, acted = [], []
+    args = probe_args(script, "Seeded", num_envs=16, num_steps=1, total_timesteps=16, num_minibatches=1)
+    args.eval_episodes = 1
+    for args.seed, args.total_timesteps in (1, 16), (2, 16), (2, 32):
+        if args.total_timesteps == 32:
+            args.resume = next(in_tmp.glob("runs/run-1/checkpoint.pt"))
+        train(script, args, torch.load(args.resume, weights_only=True) if args.resume else None)
         seen.append({float(x) for x in torch.load("seeds.pt")[-17:-1]})
-    args.resume, args.total_timesteps = next(in_tmp.glob("runs/run-1/checkpoint.pt")), 32
-    train(script, args, torch.load(args.resume, weights_only=True))
-    seen.append({float(x) for x in torch.load("seeds.pt")[-17:-1]})
+        acted.append(torch.load("actions.pt")[-17:-1])
     assert all(len(one) == 16 for one in seen) and not (seen[0] & seen[1] or seen[1] & seen[2] or seen[0] & seen[2])
+    assert acted[1] != acted[2]  # sampled with other noise
 
 
 def evaluation(script, args, capsys, agent=None):
