@@ -1,3 +1,4 @@
+
 """What is collected and learned from, the order of things in `train`, what is logged, and that it can be repeated."""
 
 import io
@@ -107,9 +108,13 @@ def test_each_transition_counts_once_per_epoch(script):
 
 def test_gradients_are_clipped_and_begin_anew(script):
     rollout, _, agent, args = rollout_of(script, num_minibatches=1, update_epochs=3, max_grad_norm=1e-3)
-    optimizer = Recording(agent, 0.0)
-    script.ppo_update(agent, optimizer, script.make_batch(agent, rollout, args), args)
-    assert optimizer.norms == pytest.approx([1e-3] * 3, rel=1e-2)
+    optimizer, batch = Recording(agent, 0.0), script.make_batch(agent, rollout, args)
+    script.ppo_update(agent, optimizer, batch, args)
+    args.max_grad_norm = np.inf
+    script.ppo_update(agent, optimizer, batch, args)
+    clipped, whole = optimizer.norms[:3], optimizer.norms[3:]
+    assert clipped == pytest.approx([1e-3] * 3, rel=1e-2)
+    assert whole == pytest.approx([whole[0]] * 3, rel=1e-2) and whole[0] > 2e-3  # a sum would be twice, three times
 
 
 def test_early_stop_takes_no_step_beyond_the_target(script):
