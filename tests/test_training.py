@@ -1,4 +1,3 @@
-
 """What is collected and learned from, the order of things in `train`, what is logged, and that it can be repeated."""
 
 import io
