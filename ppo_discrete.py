@@ -79,10 +79,9 @@ class Args:
     render: bool = False  # with --evaluate: show the episodes in a window
 
 
-def mean_over_processes(tensor):  # in place; unchanged in a single process
+def sum_over_processes(tensor):  # in place; unchanged in a single process
     if dist.is_initialized():
         dist.all_reduce(tensor)
-        tensor /= dist.get_world_size()
     return tensor
 
 
@@ -99,7 +98,7 @@ class RunningStatistics(nn.Module):
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
-        self.totals += mean_over_processes(powers.sum(dim=1))  # the mean does: only ratios are used
+        self.totals += sum_over_processes(powers.sum(dim=1))
         count, total, total_of_squares = self.totals  # each [*shape]
         mean = total / count.clamp(min=1)  # without samples, divide by 1
         mean_square = total_of_squares / count.clamp(min=1)
@@ -254,8 +253,10 @@ def ppo_update(agent, optimizer, batch, args):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
-            if args.target_kl and mean_over_processes(metrics["losses/approx_kl"]) > args.target_kl:
-                return metrics  # before the step, in all processes: the mean is the same in all
+            if args.target_kl:
+                excess = metrics["losses/approx_kl"] - args.target_kl
+                if sum_over_processes(excess) > 0:  # the processes' mean KL is above target_kl
+                    return metrics  # before the step, in all processes: all have the same sum
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -273,8 +274,8 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # The same agent, but backward() averages gradients over processes. Only ppo_update needs it.
-    ddp_agent = nn.parallel.DistributedDataParallel(agent) if world_size > 1 else agent
+    # For ppo_update: backward() averages gradients. static_graph: a parameter may be left without one.
+    ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     # Seeds for torch and for each environment. They differ between processes, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
     torch.manual_seed(seeds[0])
@@ -288,8 +289,7 @@ def train(args, run_dir, checkpoint=None):
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
         exit_unless_below(1e18, rollout)  # ends the run at nan or an absurdly large number
         global_step += steps_per_iteration
-        # Statistics first, so that make_batch normalizes even the first batch.
-        agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
+        agent.obs_statistics.update(rollout["obs"].flatten(0, 1))  # first, for make_batch uses them
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)

@@ -44,6 +44,12 @@ def keep(agent, optimizer, batch, args):
 
 script.ppo_update = keep
 
+class Agent(script.Agent):  # as a fork may have one: with a parameter that gets no gradient
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.unused = torch.nn.Parameter(torch.zeros(3))
+
+script.Agent = Agent
 args = script.Args(env_id="{env_id}", num_envs=4, num_steps=64, total_timesteps=4 * 64 * 4, num_minibatches=2,
     update_epochs=8, learning_rate=3e-3, target_kl=0.002, eval_episodes=2)
 agent = script.train(args, Path("run"))
@@ -70,7 +76,7 @@ def test_two_processes_train_one_agent(script, trained, tmp_path):
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, tensor in first["agent"].items():
         assert torch.equal(tensor, second["agent"][name]), name
-    assert first["agent"]["obs_statistics.totals"][0].eq(4 * 2 * 64).all()  # a mean over the processes
+    assert first["agent"]["obs_statistics.totals"][0].eq(4 * 4 * 64).all()
     for mine, other in zip(first["batches"], second["batches"], strict=True):
         assert len(mine["obs"]) == len(other["obs"]) == 2 * 64 and not torch.equal(mine["obs"], other["obs"])
     obs = torch.cat([batch["obs"] for process in (first, second) for batch in process["batches"]]).double()

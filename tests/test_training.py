@@ -194,7 +194,7 @@ def test_training_seeds_share_nothing(script, in_tmp):
         seen.append({float(x) for x in torch.load("seeds.pt")[-17:-1]})
         acted.append(torch.load("actions.pt")[-17:-1])
     assert all(len(one) == 16 for one in seen) and not (seen[0] & seen[1] or seen[1] & seen[2] or seen[0] & seen[2])
-    assert acted[1] != acted[2]  # sampled with other noise
+    assert sum(a != b for a, b in zip(acted[1], acted[2], strict=True)) > 3  # sampled with other noise
 
 
 def evaluation(script, args, capsys, agent=None):
