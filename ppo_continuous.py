@@ -11,7 +11,7 @@ PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/15
 """
 
 # /// script
-# requires-python = ">=3.11"
+# requires-python = ">=3.11"  # "uv run" instead of "python" installs these first
 # dependencies = ["gymnasium[box2d]==1.4.0", "moviepy==2.2.1", "numpy==2.4.6", "pydantic==2.14.4",
 #     "tensorboard==2.21.0", "torch==2.13.0", "tqdm==4.70.1", "tyro==1.0.16"]
 # ///
@@ -52,20 +52,20 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # tuned, see benchmarks/README.md; 3e-4 is usual
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # tuned; 3e-4 is usual
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
-    init_log_std: FiniteFloat = -0.25  # log of the initial deviation of actions; a deviation of 1 is half the box
+    init_log_std: FiniteFloat = -0.25  # log of actions' initial deviation; their box is -1 to 1
     gamma: Fraction = 0.995  # discount factor; 0.99 is usual
     gae_lambda: Fraction = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
-    norm_reward: bool = True  # divide rewards by the RMS of their discounted sums, see RewardSumStatistics
+    norm_reward: bool = True  # divide rewards by the size of returns, see RewardSumStatistics
     norm_adv: bool = True  # scale the advantages of a batch to mean 0, deviation 1
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
-    vf_coef: NonNegativeFloat = 0.5  # weight of the value loss
-    max_grad_norm: PositiveFloat = 5.0  # longer gradients are scaled down to this norm; inf: never
+    vf_coef: NonNegativeFloat = 0.5  # weight of the value loss, which has a factor of 0.5 itself
+    max_grad_norm: PositiveFloat = 5.0  # longer gradients are scaled down; 0.5 is usual; inf: never
     target_kl: PositiveFloat | None = 0.05  # a minibatch with a larger approx_kl ends the iteration's update
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 1  # of weights, environments, actions, shuffles
@@ -74,7 +74,7 @@ class Args:
     checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
     eval_episodes: PositiveInt = 100  # episodes of an evaluation; training ends with one, too
     greedy: bool = True  # evaluate the most likely actions; --no-greedy samples them
-    resume: Path | None = None  # checkpoint to go on from, in its folder, up to --total-timesteps
+    resume: Path | None = None  # checkpoint to continue; --total-timesteps includes its steps
     evaluate: Path | None = None  # checkpoint to evaluate instead of training
     capture_video: bool = False  # record some episodes of the evaluation
     render: bool = False  # with --evaluate: show the episodes in a window
@@ -101,7 +101,7 @@ class RunningStatistics(nn.Module):
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
         count, total, total_of_squares = self.totals  # each [*shape]
-        mean = total / count.clamp(min=1)  # without samples, divide by 1
+        mean = total / count.clamp(min=1)  # count is 0 until there is a reward other than 0
         mean_square = total_of_squares / count.clamp(min=1)
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(min=1e-16).sqrt())
@@ -109,17 +109,17 @@ class RunningStatistics(nn.Module):
 
 
 class RewardSumStatistics(RunningStatistics):
-    """The size of returns, to scale rewards. A return sums future rewards, which are not known yet.
+    """The size of returns, which divides rewards. A return sums future rewards, not known yet.
     S[t] = rewards[t] + gamma * S[t - 1] sums past ones in the same way, and is about as large."""
 
-    latest_sums = 0  # S of the latest step, [num_envs]; not saved, as --resume starts new episodes
+    latest_sums = 0  # S of the latest step, [num_envs]; not saved: --resume starts new episodes
 
     def add_rewards(self, rewards, done, gamma):  # [num_steps, num_envs]
         sums = torch.zeros_like(rewards)
         for t in range(len(rewards)):
             sums[t] = rewards[t] + gamma * self.latest_sums
             self.latest_sums = sums[t] * ~done[t]  # 0 where the next episode begins
-        # Zeros are left out: S is 0 before a first reward, and if rewards are rare, zeros make the RMS tiny.
+        # Zeros are left out: where rewards are rare, most S are 0 and would make the RMS tiny.
         self.update(sums[sums != 0])  # flat. (Gymnasium's NormalizeReward counts zeros, too.)
 
 
@@ -135,11 +135,11 @@ def mlp(num_inputs, hidden_size, num_outputs, last_gain):
 
 
 class Agent(nn.Module):
-    """Actor and critic. act draws from forward's policy, in half the time. Change both or none."""
+    """Actor and critic. act samples the policy of forward, twice as fast. Change both or none."""
 
     def __init__(self, envs, args):
         super().__init__()
-        obs_dim = envs.single_observation_space.shape[0]  # SingleEnv flattens observations
+        obs_dim = envs.single_observation_space.shape[0]  # make_envs flattens observations
         self.args = args
         self.obs_statistics = RunningStatistics(obs_dim)
         self.reward_sum_statistics = RewardSumStatistics()  # here, so that checkpoints hold it
@@ -163,7 +163,7 @@ class Agent(nn.Module):
     def act(self, obs, greedy=False):  # arrays: [num_envs, obs_dim] -> [num_envs, action_dim]
         mean = self.actor(self.normalize(torch.as_tensor(obs, device=self.device)))
         actions = mean if greedy else torch.normal(mean, self.log_std.exp())
-        return actions.numpy(force=True)  # a sample of forward's policy, faster than sample()
+        return actions.numpy(force=True)  # unbounded; make_envs scales and clips them
 
 
 @torch.no_grad()
@@ -171,7 +171,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
     """Takes num_steps steps in each environment, starting from observations `obs`, [num_envs, obs_dim].
     Returns the rollout, a dictionary of tensors [num_steps, num_envs, ...], and the observations to go on from.
     next_obs[t] is what step t led to. It equals obs[t + 1], unless an episode ended and the next one begins there."""
-    steps = []
+    steps = []  # dictionaries; default_collate stacks them into one
     for _ in range(num_steps):
         actions = agent.act(obs)
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
@@ -179,7 +179,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
         step = dict(obs=obs, actions=actions, rewards=rewards, next_obs=next_obs, terminated=terminated, done=done)
         steps.append(step)  # gym.vector returns copies, which no later step changes
         obs = next_obs
-        if done.any():  # Gymnasium's autoreset is off, see make_envs
+        if done.any():  # make_envs turns Gymnasium's autoreset off
             obs, _ = envs.reset(options={"reset_mask": done})  # resets these, returns obs of all
     rollout = {name: tensor.to(agent.device) for name, tensor in default_collate(steps).items()}
     return rollout, obs
@@ -200,17 +200,14 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    # A deviation from the PPO paper: since acting, train has updated obs_statistics. The old policy
-    # differs a little from the one that acted (a KL of at most 0.008, see benchmarks/README.md), but it
-    # normalizes as ppo_update does, so ratios start at 1. Other orders were tried there, too.
-    policy, values = agent(rollout["obs"])
+    policy, values = agent(rollout["obs"])  # the old policy, see the comment in train
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
     rewards = rollout["rewards"].float() / reward_scale  # Gymnasium has them in float64
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
     returns = advantages + values  # what the critic is to predict
-    if args.norm_adv:  # over this process's batch; most PPOs do it for each minibatch
+    if args.norm_adv:  # over the batch of this process, not over each minibatch as in most PPOs
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     batch = {
         "obs": rollout["obs"],
@@ -250,7 +247,7 @@ def ppo_loss(agent, batch, args):
 
 
 def ppo_update(agent, optimizer, batch, args):
-    """Trains the agent, or DDP around it, on a batch; returns the metrics of the last minibatch."""
+    """Trains the agent, or DDP around it; returns the metrics of the last minibatch it looked at."""
     parameters = list(agent.parameters())  # a list: clip_grad_norm_ would use up a generator
     for _ in range(args.update_epochs):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
@@ -259,7 +256,7 @@ def ppo_update(agent, optimizer, batch, args):
             if args.target_kl:
                 excess = metrics["losses/approx_kl"] - args.target_kl
                 if sum_over_processes(excess) > 0:  # the processes' mean KL is above target_kl
-                    return metrics  # before the step, in all processes: all have the same sum
+                    return metrics  # without a step; all processes stop: they have the same sum
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -270,14 +267,14 @@ def ppo_update(agent, optimizer, batch, args):
 def train(args, run_dir, checkpoint=None):
     """Trains an agent, or goes on with a checkpoint that save_checkpoint made. Evaluates the agent and returns it."""
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    torch.manual_seed(args.seed)  # the same initial weights in all processes
+    torch.manual_seed(args.seed)  # for the same initial weights in all processes
     envs = make_envs(args, args.num_envs // world_size)
     agent = Agent(envs, args)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5, fused=True)
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # For ppo_update: backward() averages gradients. static_graph: a parameter may be left without one.
+    # DDP averages gradients over processes; static_graph lets a fork leave parameters without one.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     # Seeds for torch and for each environment. They differ between processes, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
@@ -286,25 +283,28 @@ def train(args, run_dir, checkpoint=None):
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # still to do
+    print_every = num_iterations // 20 + 1  # iterations; makes at most 20 lines
     for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or not sys.stderr.isatty()):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_below(1e18, rollout)  # ends the run at nan or an absurdly large number
+        exit_unless_finite(rollout, limit=1e18)  # squares of larger numbers may overflow float32
         global_step += steps_per_iteration
-        agent.obs_statistics.update(rollout["obs"].flatten(0, 1))  # first, for make_batch uses them
+        # A deviation from the PPO paper: the policy acted with the old statistics, but make_batch uses the new ones
+        # for old_log_probs, so that ratios start at 1: a KL of at most 0.008. Other orders: benchmarks/README.md.
+        agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
         metrics = ppo_update(ddp_agent, optimizer, batch, args)
-        exit_unless_below(np.inf, agent.state_dict())  # nan must not replace a good checkpoint
-        if logger:
-            print_line = iteration % np.ceil(num_iterations / 20) == 0 or iteration == num_iterations  # about 20 lines
-            logger.log(args, global_step, rollout, batch, metrics, optimizer, print_line)
-            if args.save_model and (iteration % args.checkpoint_interval == 0 or iteration == num_iterations):
+        exit_unless_finite(agent.state_dict())  # nan must not replace a good checkpoint
+        is_last = iteration == num_iterations
+        if rank == 0:
+            logger.log(args, global_step, rollout, batch, metrics, optimizer, is_last or iteration % print_every == 0)
+            if args.save_model and (is_last or iteration % args.checkpoint_interval == 0):
                 logger.writer.flush()  # curves up to here must be on disk: --resume adds to them
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
     envs.close()
-    if logger:  # the other processes return; nothing below communicates
+    if rank == 0:  # the other processes return; nothing below communicates
         eval_returns = evaluate(agent, make_envs(args, 1), args, run_dir / f"videos-{global_step}")
         logger.writer.add_scalar("eval/episodic_return", eval_returns.mean(), global_step)
         logger.writer.close()
@@ -321,7 +321,7 @@ def exit_with(message, *errors):  # one line, no traceback, if the block raises 
         sys.exit(f"error: {message}: {' '.join(str(error).split())}")
 
 
-def exit_unless_below(limit, tensors):
+def exit_unless_finite(tensors, limit=np.inf):
     for name, tensor in tensors.items():
         if not tensor.double().abs().max() < limit:  # "not <": also for nan
             sys.exit(f"error: {name} must be below {limit}, but holds {tensor.abs().max()}")
@@ -381,7 +381,7 @@ def restore(checkpoint, agent, optimizer=None):
             optimizer.load_state_dict(checkpoint["optimizer"])
             for weights, state in optimizer.state.items():  # load_state_dict does not check shapes
                 assert weights.shape == state["exp_avg"].shape == state["exp_avg_sq"].shape, "Adam's state"
-    exit_unless_below(np.inf, agent.state_dict())
+    exit_unless_finite(agent.state_dict())
 
 
 @torch.no_grad()
@@ -390,7 +390,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # 10,000, or a longer time limit
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # stops only episodes that have no time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -431,7 +431,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training, too, to fail early if the mode is missing
+    if args.render or args.capture_video:  # --capture-video: in training, too, to fail early
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
@@ -439,20 +439,20 @@ def make_envs(args, num_envs):
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ImportError):
             envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs=no_autoreset, wrappers=[SingleEnv], **kwargs)
     except TypeError as error:
-        if kwargs and " argument '" in str(error):  # as in "got an unexpected keyword argument 'x'"
+        if any(f"argument '{name}'" in str(error) for name in kwargs):  # it is unknown or reserved
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
-    # The agent's -1 and 1 become the bounds of the box; a bound that is missing is put 2 or more from the other.
+    # The agent's -1 and 1 become the bounds of the box; if one is missing, it is put 2 or more from the other.
     box = envs.single_action_space
     low = np.where(box.bounded_below, box.low, np.minimum(box.high - 2.0, -1.0)).astype(float)
     high = np.where(box.bounded_above, box.high, np.maximum(low + 2.0, 1.0))
-    middle = low / 2 + high / 2
-    half_width = high / 2 - low / 2  # halves, for the width itself may overflow
+    middle = low / 2 + high / 2  # halves, for the sum itself may overflow
+    half_width = high - middle
 
     def fit_to_box(actions):  # [num_envs, action_dim] -> [num_envs, *shape]
         fitted = (middle + half_width * actions.reshape(-1, *box.shape)).clip(box.low)
         if box.dtype.kind in "iu":
-            fitted = fitted.round()
+            fitted = fitted.round()  # no clip(high): a cast of the largest integer may overflow
         return np.where(fitted < box.high, fitted.astype(box.dtype), box.high)
 
     return gym.wrappers.vector.TransformAction(envs, fit_to_box)
@@ -466,7 +466,7 @@ def check_args(args, steps_taken):
     can_render = has_display and args.evaluate and not args.capture_video
     rules = {
         "--env-id must be a name or module:name": re.fullmatch(r"(\w[\w.]*:)?[^:]+", args.env_id),
-        "give either --resume or --evaluate": not args.resume or not args.evaluate,
+        "give --resume or --evaluate, not both": not args.resume or not args.evaluate,
         "--evaluate runs in one process, without torchrun": world_size == 1 or not args.evaluate,
         "--render needs a display, --evaluate and no --capture-video": not args.render or can_render,
         "--cuda needs a GPU; use --no-cuda": not args.cuda or torch.cuda.is_available(),
@@ -496,7 +496,7 @@ def main():
     Distribution.set_default_validate_args(False)  # saves time
     torch.set_num_threads(1)  # for small matrices, a second thread is not worth its start
     name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    run_dir = path.resolve().parent if path else Path("runs", re.sub(r"[^\w.-]+", "-", name))  # rank 0 uses it
+    run_dir = path.resolve().parent if path else Path("runs", re.sub(r"[^\w.-]+", "-", name))  # only rank 0's is made
     try:
         if args.evaluate:
             envs = make_envs(args, 1)

@@ -215,10 +215,10 @@ class Faulty(Probe):
 
 
 class Misspelt(Probe):
-    """Its constructor calls something with a keyword argument that does not exist."""
+    """Its constructor calls something with a keyword argument that does not exist, whatever its own."""
 
-    def __init__(self):
-        super().__init__(lenght=3)
+    def __init__(self, length=3):
+        super().__init__(lenght=length)
 
 
 class Growing(Probe):

@@ -37,7 +37,7 @@ def test_init_log_std_must_be_a_number(in_tmp, monkeypatch):
 
 def test_flags_that_exclude_each_other(script, trained, monkeypatch):
     _, path = trained
-    assert "either --resume or --evaluate" in refused(script, monkeypatch, "--resume", path, "--evaluate", path)
+    assert "--resume or --evaluate, not both" in refused(script, monkeypatch, "--resume", path, "--evaluate", path)
     monkeypatch.setenv("DISPLAY", ":0")
     assert "no --capture-video" in refused(script, monkeypatch, "--evaluate", path, "--render", "--capture-video")
     assert "--no-cuda" in refused(script, monkeypatch, "--evaluate", path, "--cuda")
@@ -84,9 +84,10 @@ def test_errors_of_an_environment_are_its_own(script, where, error, in_tmp, monk
     assert where in ("reset", "step") or not list(in_tmp.iterdir())
 
 
-def test_a_misspelt_argument_in_an_environment_is_no_flag(script, in_tmp, monkeypatch):
+@pytest.mark.parametrize("env_kwargs", ["{}", '{"length": 2}'])
+def test_a_misspelt_argument_in_an_environment_is_no_flag(script, env_kwargs, in_tmp, monkeypatch):
     with pytest.raises(TypeError, match="lenght"):
-        run_main(script, monkeypatch, "--env-id", "probes:Misspelt-v0")
+        run_main(script, monkeypatch, "--env-id", "probes:Misspelt-v0", "--env-kwargs", env_kwargs)
 
 
 def test_nan_in_the_observation_after_an_end(script, in_tmp, monkeypatch):
