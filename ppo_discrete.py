@@ -48,7 +48,7 @@ class Args:
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
     num_envs: PositiveInt = 16  # environments side by side; torchrun's processes split them evenly
     async_envs: bool = False  # a worker process for each environment; pays off if they are slow
-    total_timesteps: PositiveInt = 500_000  # steps to train for at most, in all environments
+    total_timesteps: PositiveInt = 500_000  # steps of all environments to train for, those before --resume included
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 8  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
@@ -73,7 +73,7 @@ class Args:
     checkpoint_interval: PositiveInt = 10  # iterations from one checkpoint to the next
     eval_episodes: PositiveInt = 100  # episodes of an evaluation; training ends with one, too
     greedy: bool = True  # evaluate the most likely actions; --no-greedy samples them
-    resume: Path | None = None  # checkpoint to continue; --total-timesteps includes its steps
+    resume: Path | None = None  # checkpoint to continue; replaces checkpoint.pt in its folder
     evaluate: Path | None = None  # checkpoint to evaluate instead of training
     capture_video: bool = False  # record some episodes of the evaluation
     render: bool = False  # with --evaluate: show the episodes in a window
@@ -99,9 +99,8 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        count, total, total_of_squares = self.totals  # each [*shape]
-        mean = total / count.clamp(min=1)  # count is 0 until there is a reward other than 0
-        mean_square = total_of_squares / count.clamp(min=1)
+        count = self.totals[0].clamp(min=1)  # is 0 until there is a reward other than 0
+        _, mean, mean_square = self.totals / count  # each [*shape]
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(min=1e-16).sqrt())
         self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())  # 1e-8 while all rewards are 0
@@ -300,12 +299,12 @@ def train(args, run_dir, checkpoint=None):
             if args.save_model and (is_last or iteration % args.checkpoint_interval == 0):
                 logger.writer.flush()  # curves up to here must be on disk: --resume adds to them
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
-    envs.close()
     if rank == 0:  # the other processes return; nothing below communicates
         eval_returns = evaluate(agent, make_envs(args, 1), args, run_dir / f"videos-{global_step}")
         logger.writer.add_scalar("eval/episodic_return", eval_returns.mean(), global_step)
         logger.writer.close()
         print(f"{logger.steps_per_second:.0f} steps per second, run saved in {run_dir}")
+    envs.close()
     return agent
 
 
@@ -398,10 +397,10 @@ def evaluate(agent, envs, args, video_dir):
             if terminated or truncated:
                 break
         num_cut_off += not (terminated or truncated)
-    envs.close()
     kind = "greedy" if args.greedy else "sampled"
     cut_off = f", {num_cut_off} of them cut off after {max_steps} steps" if num_cut_off else ""
     print(f"{kind} return {returns.mean():.2f} +- {returns.std():.2f} over {len(returns)} episodes{cut_off}")
+    envs.close()
     return returns
 
 
@@ -413,7 +412,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if space.dtype == np.uint8 and len(space.shape) > 1:
             sys.exit("error: for images as observations, use recipes/images_*.patch")
         if not isinstance(env.action_space, gym.spaces.Discrete):
-            sys.exit(f"error: for {env.action_space}, use ppo_continuous.py or recipes/multi_discrete.patch")
+            sys.exit(f"error: for {env.action_space}, use ppo_continuous.py (Box) or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32, to which gym.vector casts
 
@@ -421,7 +420,8 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         return self.env.reset(**kwargs)[0], {}  # info is unused, and gym.vector fails to stack some
 
     def step(self, action):
-        return *self.env.step(action)[:4], {}
+        obs, reward, terminated, truncated, _ = self.env.step(action)
+        return obs, np.asarray(reward).item(), terminated, truncated, {}  # rewards may be of shape [1]
 
 
 def make_envs(args, num_envs):
@@ -457,7 +457,7 @@ def check_args(args, steps_taken):
         "--cuda needs a GPU; use --no-cuda": not args.cuda or torch.cuda.is_available(),
         f"--num-envs must be a multiple of {world_size} processes": args.num_envs % world_size == 0,
         "--num-minibatches must be less than the steps of a process": batch_size > args.num_minibatches * world_size,
-        "--total-timesteps must be higher": args.total_timesteps >= steps_taken + batch_size,
+        "--total-timesteps must be higher, to fit one more iteration": args.total_timesteps >= steps_taken + batch_size,
     }
     for rule, is_followed in rules.items():
         if not is_followed:

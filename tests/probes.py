@@ -192,7 +192,7 @@ class BadReset(Probe):
 
 
 class Faulty(Probe):
-    """Raises the error of that name in its constructor, at the first or tenth reset, or at the tenth step."""
+    """Raises that error in its constructor, at the first or tenth reset, at the tenth step, or when closed."""
 
     def __init__(self, where, error, continuous=False):
         super().__init__(length=3, continuous=continuous)
@@ -212,6 +212,9 @@ class Faulty(Probe):
     def reward(self, action):
         self.may_raise("step")
         return 1.0
+
+    def close(self):
+        self.may_raise("close", 1)
 
 
 class Misspelt(Probe):
@@ -305,7 +308,7 @@ class OddReward(Probe):
 
     def __init__(self, kind):
         super().__init__(length=5)
-        self.kind = {"bool": bool, "int": int, "float32": np.float32}[kind]
+        self.kind = {"bool": bool, "int": int, "float32": np.float32, "array": lambda reward: np.ones(1)}[kind]
 
     def reward(self, action):
         return self.kind(1)

@@ -188,8 +188,9 @@ def test_a_missing_bound_is_two_or_more_from_the_other():
 
 
 def test_integers_are_rounded():
-    for low, high, actions, expected in ((0, 1, [0.2, -0.2], [1, 0]), (-2, 2, [0.4, -0.4], [1, -1])):
-        envs = box_envs(Box(low, high, (1,), np.int64), 2)
+    boxes = (0, 1, bool, [0.2, -0.2]), (0, 1, int, [0.2, -0.2]), (-2, 2, int, [0.4, -0.4])
+    for (low, high, dtype, actions), expected in zip(boxes, ([1, 0], [1, 0], [1, -1]), strict=True):
+        envs = box_envs(Box(low, high, (1,), dtype), 2)
         assert what_environments_get(envs, np.float32(actions)[:, None])[:, 0].tolist() == expected
 
 

@@ -72,8 +72,8 @@ def test_modules_are_found_where_the_command_is_typed(script, in_tmp, monkeypatc
 
 
 @pytest.mark.parametrize("error", ["FileNotFoundError", "JSONDecodeError", "TypeError"])
-@pytest.mark.parametrize("where", ["constructor", "first reset", "reset", "step"])
-def test_errors_of_an_environment_are_its_own(script, where, error, in_tmp, monkeypatch):
+@pytest.mark.parametrize("where", ["constructor", "first reset", "reset", "step", "close"])
+def test_errors_of_an_environment_are_its_own(script, where, error, in_tmp, monkeypatch, capsys):
     env_kwargs = {"where": where, "error": error, "continuous": script.__name__ == "ppo_continuous"}
     flags = ["--env-id", "probes:Faulty-v0", "--env-kwargs", json.dumps(env_kwargs), *SMALL.split()]
     with pytest.raises(Exception, match="a mistake in the environment") as raised:
@@ -81,7 +81,8 @@ def test_errors_of_an_environment_are_its_own(script, where, error, in_tmp, monk
     assert not isinstance(raised.value, SystemExit)
     own = raised.value.__cause__ or raised.value  # Gymnasium adds the environment's name to what constructors raise
     assert traceback.extract_tb(own.__traceback__)[-1].filename.endswith("probes.py")
-    assert where in ("reset", "step") or not list(in_tmp.iterdir())
+    assert where in ("reset", "step", "close") or not list(in_tmp.iterdir())
+    assert ("over 2 episodes" in capsys.readouterr().out) == (where == "close")
 
 
 @pytest.mark.parametrize("env_kwargs", ["{}", '{"length": 2}'])

@@ -94,7 +94,7 @@ def test_trains(script, flags, in_tmp, monkeypatch, capsys):
     assert "over 2 episodes" in capsys.readouterr().out
 
 
-ODD_REWARDS = [f'probes:OddReward-v0 --env-kwargs {{"kind":"{kind}"}}' for kind in ("bool", "int", "float32")]
+ODD_REWARDS = [f'probes:OddReward-v0 --env-kwargs {{"kind":"{kind}"}}' for kind in ("bool", "int", "float32", "array")]
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ class Exercise(NamedTuple):
 
 
 LARGE_REWARDS = (
-    "return *self.env.step(action)[:4], {}",
-    "obs, reward, *rest = self.env.step(action)[:4]\n        return obs, 100 * reward, *rest, {}",
+    "return obs, np.asarray(reward).item(), terminated",
+    "return obs, 100 * np.asarray(reward).item(), terminated",
 )
 EXERCISES = (
     Exercise("nothing changed", LANDER),
