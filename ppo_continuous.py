@@ -40,7 +40,7 @@ from tqdm import tqdm
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass  # tyro makes flags of the fields, and --help of their comments; pydantic checks types
+@dataclass  # tyro makes a flag of each field, and its help of the comment; pydantic checks values
 class Args:
     """Train PPO. With --resume or --evaluate, the checkpoint's flags are the defaults."""
 
@@ -52,14 +52,14 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # tuned; 3e-4 is usual
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # tuned, not a typo; 3e-4 is usual
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     init_log_std: FiniteFloat = -0.25  # log of actions' initial deviation; their box is -1 to 1
     gamma: Fraction = 0.995  # discount factor; 0.99 is usual
     gae_lambda: Fraction = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
-    norm_reward: bool = True  # divide rewards by the size of returns, see RewardSumStatistics
+    norm_reward: bool = True  # scale rewards so that returns are about 1 in size
     norm_adv: bool = True  # scale the advantages of a batch to mean 0, deviation 1
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
@@ -100,26 +100,26 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        count = self.totals[0].clamp(min=1)  # is 0 until there is a reward other than 0
+        count = self.totals[0].clamp(min=1)  # there may be no samples yet
         _, mean, mean_square = self.totals / count  # each [*shape]
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(min=1e-16).sqrt())
-        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())  # 1e-8 while all rewards are 0
+        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())  # at least 1e-8, to divide by
 
 
 class RewardSumStatistics(RunningStatistics):
-    """The size of returns, which divides rewards. A return sums future rewards, not known yet.
-    S[t] = rewards[t] + gamma * S[t - 1] sums past ones in the same way, and is about as large."""
+    """Rewards divided by its rms make returns of about size 1. These sum future rewards, unknown yet.
+    S[t] = rewards[t] + gamma * S[t - 1], the same sum of past rewards, is about as large."""
 
-    latest_sums = 0  # S of the latest step, [num_envs]; not saved: --resume starts new episodes
+    latest_sums = 0  # the latest S, later [num_envs]; not saved, as --resume begins new episodes
 
     def add_rewards(self, rewards, done, gamma):  # [num_steps, num_envs]
         sums = torch.zeros_like(rewards)
         for t in range(len(rewards)):
             sums[t] = rewards[t] + gamma * self.latest_sums
             self.latest_sums = sums[t] * ~done[t]  # 0 where the next episode begins
-        # Zeros are left out: where rewards are rare, most S are 0 and would make the RMS tiny.
-        self.update(sums[sums != 0])  # flat. (Gymnasium's NormalizeReward counts zeros, too.)
+        # Without zeros, unlike Gymnasium's NormalizeReward: rare rewards would make the RMS tiny.
+        self.update(sums[sums != 0])  # the mask makes a flat tensor of them
 
 
 def mlp(num_inputs, hidden_size, num_outputs, last_gain):
@@ -134,7 +134,7 @@ def mlp(num_inputs, hidden_size, num_outputs, last_gain):
 
 
 class Agent(nn.Module):
-    """Actor and critic. act samples the policy of forward, twice as fast. Change both or none."""
+    """Actor and critic. forward is to learn from; act samples that policy, faster. Change both."""
 
     def __init__(self, envs, args):
         super().__init__()
@@ -199,7 +199,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 @torch.no_grad()
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [batch, ...]."""
-    policy, values = agent(rollout["obs"])  # the old policy, see the comment in train
+    policy, values = agent(rollout["obs"])  # the old policy, but with new statistics, see train
     _, next_values = agent(rollout["next_obs"])
     reward_scale = agent.reward_sum_statistics.rms if args.norm_reward else 1
     rewards = rollout["rewards"].float() / reward_scale  # Gymnasium has them in float64
@@ -238,7 +238,7 @@ def ppo_loss(agent, batch, args):
         "losses/policy_loss": policy_loss,
         "losses/value_loss": value_loss,
         "losses/entropy": entropy,
-        "losses/old_approx_kl": -log_ratio.mean(),  # noisier than approx_kl; other PPOs log it
+        "losses/old_approx_kl": -log_ratio.mean(),  # an older estimator of the same KL, noisier
         "losses/approx_kl": (ratio - 1 - log_ratio).mean(),  # joschu.net/blog/kl-approx.html
         "losses/clipfrac": (ratio != clipped_ratio).float().mean(),
     }
@@ -246,16 +246,16 @@ def ppo_loss(agent, batch, args):
 
 
 def ppo_update(agent, optimizer, batch, args):
-    """Trains the agent, or DDP around it; returns the metrics of the last minibatch it looked at."""
+    """Trains the agent (or DistributedDataParallel of it). Returns metrics of the last minibatch."""
     parameters = list(agent.parameters())  # a list: clip_grad_norm_ would use up a generator
     for _ in range(args.update_epochs):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
-                excess = metrics["losses/approx_kl"] - args.target_kl
+                excess = metrics["losses/approx_kl"] - args.target_kl  # a new tensor
                 if sum_over_processes(excess) > 0:  # the processes' mean KL is above target_kl
-                    return metrics  # without a step; all processes stop: they have the same sum
+                    return metrics  # all processes stop here, as they have the same sum
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -273,7 +273,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes; static_graph lets a fork leave parameters without one.
+    # DDP averages gradients over processes. static_graph: parameters may be without gradients.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     # Seeds for torch and for each environment. They differ between processes, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
@@ -281,16 +281,16 @@ def train(args, run_dir, checkpoint=None):
     obs, _ = envs.reset(seed=seeds[1:])
     logger = Logger(args, run_dir, global_step, envs.num_envs) if rank == 0 else None
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
-    num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # still to do
+    num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # whole ones left
     print_every = num_iterations // 20 + 1  # iterations; makes at most 20 lines
     for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or not sys.stderr.isatty()):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # squares of larger numbers may overflow float32
+        exit_unless_finite(rollout, limit=1e18)  # exits; larger squares may overflow float32
         global_step += steps_per_iteration
-        # A deviation from the PPO paper: the policy acted with the old statistics, but make_batch uses the new ones
-        # for old_log_probs, so that ratios start at 1: a KL of at most 0.008. Other orders: benchmarks/README.md.
+        # A deviation from the PPO paper: actions were drawn with the old statistics, but old_log_probs are computed
+        # with the new ones, so that ratios start at 1. The KL of the two policies was at most 0.008, see benchmarks/.
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
@@ -389,7 +389,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # stops only episodes that have no time limit
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # above time limits: stops only what has none
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -417,7 +417,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py (Discrete) or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # float32, to which gym.vector casts
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # declares float32; gym.vector casts to it
 
     def reset(self, **kwargs):
         return self.env.reset(**kwargs)[0], {}  # info is unused, and gym.vector fails to stack some
@@ -439,10 +439,10 @@ def make_envs(args, num_envs):
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ImportError):
             envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs=no_autoreset, wrappers=[SingleEnv], **kwargs)
     except TypeError as error:
-        if any(f"argument '{name}'" in str(error) for name in kwargs):  # it is unknown or reserved
+        if any(f"argument '{name}'" in str(error) for name in kwargs):  # a key of kwargs
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
-    # The agent's -1 and 1 become the bounds of the box; if one is missing, it is put 2 or more from the other.
+    # The agent's -1 and 1 become the box's bounds. A missing one is put 2 or more from the other.
     box = envs.single_action_space
     low = np.where(box.bounded_below, box.low, np.minimum(box.high - 2.0, -1.0))
     high = np.where(box.bounded_above, box.high, np.maximum(low + 2.0, 1.0))
@@ -464,7 +464,7 @@ def check_args(args, steps_taken):
     batch_size = args.num_envs * args.num_steps
     has_display = sys.platform != "linux" or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
     can_render = has_display and args.evaluate and not args.capture_video
-    rules = {
+    rules = {  # whether each is followed; "not a or b" means: if a, then b
         "--env-id must be a name or module:name": re.fullmatch(r"(\w[\w.]*:)?[^:]+", args.env_id),
         "give --resume or --evaluate, not both": not args.resume or not args.evaluate,
         "--evaluate runs in one process, without torchrun": world_size == 1 or not args.evaluate,
@@ -507,7 +507,7 @@ def main():
             train(args, run_dir, checkpoint)
     except KeyboardInterrupt:
         sys.exit(f"interrupted; if a checkpoint exists: python '{sys.argv[0]}' --evaluate '{run_dir}/checkpoint.pt'")
-    if dist.is_initialized():  # all is written, and gloo's own cleanup aborts now and then
+    if dist.is_initialized():  # skips gloo's cleanup, which aborts now and then; all is written
         os._exit(0)
 
 
