@@ -110,7 +110,7 @@ class RewardSumStatistics(RunningStatistics):
     """Rewards divided by its rms make returns of about size 1. These sum future rewards, unknown yet.
     S[t] = rewards[t] + gamma * S[t - 1], the same sum of past rewards, is about as large."""
 
-    latest_sums = 0  # the latest S, later [num_envs]; not saved, as --resume begins new episodes
+    latest_sums = 0  # latest S: 0, then a tensor [num_envs]; no buffer, so not in checkpoints
 
     def add_rewards(self, rewards, done, gamma):  # [num_steps, num_envs]
         sums = torch.zeros_like(rewards)
@@ -133,7 +133,7 @@ def mlp(num_inputs, hidden_size, num_outputs, last_gain):
 
 
 class Agent(nn.Module):
-    """Actor and critic. forward is to learn from; act samples that policy, faster. Change both."""
+    """Actor and critic. act samples forward's policy at half the cost: change both, or none of them."""
 
     def __init__(self, envs, args):
         super().__init__()
@@ -235,8 +235,8 @@ def ppo_loss(agent, batch, args):
         "losses/policy_loss": policy_loss,
         "losses/value_loss": value_loss,
         "losses/entropy": entropy,
-        "losses/old_approx_kl": -log_ratio.mean(),  # an older estimator of the same KL, noisier
         "losses/approx_kl": (ratio - 1 - log_ratio).mean(),  # joschu.net/blog/kl-approx.html
+        "losses/old_approx_kl": -log_ratio.mean(),  # an older estimator of the same KL, noisier
         "losses/clipfrac": (ratio != clipped_ratio).float().mean(),
     }
     return loss, {tag: value.detach() for tag, value in metrics.items()}
@@ -250,7 +250,7 @@ def ppo_update(agent, optimizer, batch, args):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
-                excess = metrics["losses/approx_kl"] - args.target_kl  # a new tensor
+                excess = metrics["losses/approx_kl"] - args.target_kl  # new: the sum is in place
                 if sum_over_processes(excess) > 0:  # the processes' mean KL is above target_kl
                     return metrics  # all processes stop here, as they have the same sum
             optimizer.zero_grad()
@@ -284,7 +284,7 @@ def train(args, run_dir, checkpoint=None):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # exits; larger squares may overflow float32
+        exit_unless_finite(rollout, limit=1e18)  # squares of larger ones may overflow float32
         global_step += steps_per_iteration
         # A deviation from the PPO paper: actions were drawn with the old statistics, but old_log_probs are computed
         # with the new ones, so that ratios start at 1. The KL of the two policies was at most 0.008, see benchmarks/.
@@ -382,11 +382,11 @@ def restore(checkpoint, agent, optimizer=None):
 
 @torch.no_grad()
 def evaluate(agent, envs, args, video_dir):
-    """Plays episodes in one environment; returns their returns, [eval_episodes]. Episode i starts from seed i."""
+    """Returns of episodes, [eval_episodes], in one environment, which it closes. Episode i starts from seed i."""
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # above time limits: stops only what has none
+    max_steps = envs.spec.max_episode_steps or 10_000  # Gymnasium ends episodes at a time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -428,7 +428,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # --capture-video: in training, too, to fail early
+    if args.render or args.capture_video:  # training isn't recorded, but fails early
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
