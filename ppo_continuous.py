@@ -389,7 +389,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = envs.spec.max_episode_steps or 10_000  # Gymnasium ends episodes at a time limit
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # a limit for what has none
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
