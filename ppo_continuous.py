@@ -33,7 +33,7 @@ from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveFloat, Positi
 from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.distributions import Distribution, Independent, Normal
-from torch.utils.data import default_collate
+from torch.utils.data import default_collate  # stacks a list of dictionaries
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -170,7 +170,7 @@ def collect_trajectories(envs, agent, obs, num_steps):
     """Takes num_steps steps in each environment, starting from observations `obs`, [num_envs, obs_dim].
     Returns the rollout, a dictionary of tensors [num_steps, num_envs, ...], and the observations to go on from.
     next_obs[t] is what step t led to. It equals obs[t + 1], unless an episode ended and the next one begins there."""
-    steps = []  # dictionaries; default_collate stacks them into one
+    steps = []
     for _ in range(num_steps):
         actions = agent.act(obs)
         next_obs, rewards, terminated, truncated, _ = envs.step(actions)
@@ -186,11 +186,11 @@ def collect_trajectories(envs, agent, obs, num_steps):
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps, ...]: time comes first. next_values[t] is the value of next_obs[t]."""
+    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
     # Terminated: next_values is masked, as no rewards follow. Truncated: next_values estimates the rewards cut off.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ means not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # the last step keeps its delta; the loop adds to the others
+    advantages = deltas.clone()  # the last delta bootstraps already; the loop adds to the others
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]
     return advantages

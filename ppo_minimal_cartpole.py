@@ -1,10 +1,10 @@
-"""PPO for one environment with discrete actions: `python ppo_minimal_cartpole.py` learns CartPole-v1 in a minute.
+"""PPO with one environment and discrete actions: `python ppo_minimal_cartpole.py` learns CartPole-v1 in a minute.
 PPO paper: https://arxiv.org/abs/1707.06347. GAE paper: https://arxiv.org/abs/1506.02438. Needs Gymnasium >= 1.0."""
 
 import gymnasium as gym
 import torch
 from torch import nn
-from torch.utils.data import default_collate
+from torch.utils.data import default_collate  # stacks a list of dictionaries
 
 
 class Args:  # settings; the class itself is passed as `args`, without an instance
@@ -14,7 +14,7 @@ class Args:  # settings; the class itself is passed as `args`, without an instan
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # not in the PPO paper: values of at most 1 instead of 100, as both heads share the body
+    reward_scale = 0.01  # not in the PPO paper: 1 - gamma, so that values, which share the body, are up to 1, not 100
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of the value loss, which is half of the squared error
@@ -42,7 +42,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes num_steps steps. Returns a rollout, a dictionary of tensors [num_steps, ...], and the obs to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # values and log-probabilities: later in make_batch, for all steps
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -55,11 +55,11 @@ def collect_trajectories(env, agent, obs, num_steps):
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps, ...]: time comes first. next_values[t] is the value of next_obs[t]."""
+    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
     # Terminated: next_values is masked, as no rewards follow. Truncated: next_values estimates the rewards cut off.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ means not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # the last step keeps its delta; the loop adds to the others
+    advantages = deltas.clone()  # the last delta bootstraps already; the loop adds to the others
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]
     return advantages
@@ -99,7 +99,7 @@ def ppo_loss(agent, batch, args):
 
 def ppo_update(agent, optimizer, batch, args):
     for _ in range(args.update_epochs):
-        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
+        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):  # that many parts
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss = ppo_loss(agent, minibatch, args)
             optimizer.zero_grad()
@@ -119,10 +119,10 @@ def train_ppo_cartpole(seed=1, args=Args):
     for iteration in range(args.num_iterations):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / args.num_iterations)
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
-        mean_return = torch.tensor(env.return_queue).mean()  # nan while no episode has ended
-        print(f"iteration {iteration + 1}: mean return {mean_return:.0f} of 500 in the last ten episodes")
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
+        mean_return = torch.tensor(env.return_queue).mean()  # of a deque; nan until an episode ends
+        print(f"iteration {iteration + 1}: mean return {mean_return:.0f} of 500 in the last ten episodes")
     return agent
 
 
