@@ -183,11 +183,11 @@ def collect_trajectories(envs, agent, obs, num_steps):
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
+    Time is the first axis of each tensor. next_values[t] is the value of next_obs[t]."""
     # Terminated: next_values is masked, as no rewards follow. Truncated: next_values estimates the rewards cut off.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ means not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # the last delta bootstraps already; the loop adds to the others
+    advantages = deltas.clone()  # A[t] = deltas[t] + decays[t] * A[t + 1]; the last is its delta
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]
     return advantages

@@ -7,14 +7,14 @@ from torch import nn
 from torch.utils.data import default_collate  # stacks a list of dictionaries
 
 
-class Args:  # settings; the class itself is passed as `args`, without an instance
+class Args:  # settings; to change some, derive a class, and pass it, no instance
     num_steps = 1024  # environment steps per iteration, the size of its batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # not in the PPO paper: 1 - gamma, so that values, which share the body, are up to 1, not 100
+    reward_scale = 0.01  # not in the PPO paper; keeps values small, and so the effect of their loss on the shared body
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of the value loss, which is half of the squared error
@@ -42,7 +42,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes num_steps steps. Returns a rollout, a dictionary of tensors [num_steps, ...], and the obs to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch gets values and log-probabilities, before the update
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -55,11 +55,11 @@ def collect_trajectories(env, agent, obs, num_steps):
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
     """Advantages by GAE: equation 16 of the GAE paper, equations 11 and 12 of the PPO paper.
-    Tensors are [num_steps] or [num_steps, num_envs]. next_values[t] is the value of next_obs[t]."""
+    Time is the first axis of each tensor. next_values[t] is the value of next_obs[t]."""
     # Terminated: next_values is masked, as no rewards follow. Truncated: next_values estimates the rewards cut off.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ means not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # the last delta bootstraps already; the loop adds to the others
+    advantages = deltas.clone()  # A[t] = deltas[t] + decays[t] * A[t + 1]; the last is its delta
     for t in reversed(range(len(deltas) - 1)):
         advantages[t] += decays[t] * advantages[t + 1]
     return advantages
@@ -69,7 +69,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
     policy, values = agent(rollout["obs"])  # the old policy: its weights are still those that acted
-    _, next_values = agent(rollout["next_obs"])  # not values[1:]: obs[t + 1] may begin another episode
+    _, next_values = agent(rollout["next_obs"])  # obs[t + 1] may begin another episode
     rewards = args.reward_scale * rollout["rewards"].float()
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
@@ -99,7 +99,7 @@ def ppo_loss(agent, batch, args):
 
 def ppo_update(agent, optimizer, batch, args):
     for _ in range(args.update_epochs):
-        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):  # that many parts
+        for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss = ppo_loss(agent, minibatch, args)
             optimizer.zero_grad()
@@ -109,7 +109,7 @@ def ppo_update(agent, optimizer, batch, args):
 
 
 def train_ppo_cartpole(seed=1, args=Args):
-    """Returns a trained agent. For other settings, pass a class that is derived from Args and changes some."""
+    """Trains an agent on CartPole-v1 and returns it."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for networks this small, more threads are slower
     env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # fills env.return_queue
@@ -121,7 +121,7 @@ def train_ppo_cartpole(seed=1, args=Args):
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        mean_return = torch.tensor(env.return_queue).mean()  # of a deque; nan until an episode ends
+        mean_return = torch.tensor(env.return_queue).mean()  # before this update; nan until an episode ends
         print(f"iteration {iteration + 1}: mean return {mean_return:.0f} of 500 in the last ten episodes")
     return agent
 
