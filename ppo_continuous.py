@@ -190,9 +190,9 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     # Terminated: next_values is masked, as no rewards follow. Truncated: next_values estimates the rewards cut off.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ means not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # A[t] = deltas[t] + decays[t] * A[t + 1]; the last is its delta
+    advantages = deltas.clone()  # complete for the last step; the loop adds to the others
     for t in reversed(range(len(deltas) - 1)):
-        advantages[t] += decays[t] * advantages[t + 1]
+        advantages[t] += decays[t] * advantages[t + 1]  # A[t] = deltas[t] + decays[t] * A[t + 1]
     return advantages
 
 

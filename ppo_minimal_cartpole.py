@@ -7,14 +7,14 @@ from torch import nn
 from torch.utils.data import default_collate  # stacks a list of dictionaries
 
 
-class Args:  # settings; to change some, derive a class, and pass it, no instance
+class Args:  # settings. To change some: class Mine(Args): gamma = 0.9, then train_ppo_cartpole(args=Mine)
     num_steps = 1024  # environment steps per iteration, the size of its batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # not in the PPO paper; keeps values small, and so the effect of their loss on the shared body
+    reward_scale = 0.01  # not in the PPO paper; without it, the value loss would drown the policy loss in their body
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of the value loss, which is half of the squared error
@@ -42,7 +42,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes num_steps steps. Returns a rollout, a dictionary of tensors [num_steps, ...], and the obs to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch gets values and log-probabilities, before the update
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch gets values and log-probabilities, from the same weights
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up
@@ -50,7 +50,7 @@ def collect_trajectories(env, agent, obs, num_steps):
         obs = next_obs
         if done:
             obs, _ = env.reset()
-    return default_collate(steps), obs  # stacks what has the same name: float32 obs, float64 rewards, bool flags
+    return default_collate(steps), obs  # tensors of float32 (obs), int64 (actions), float64 (rewards), bool
 
 
 def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambda):
@@ -59,9 +59,9 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
     # Terminated: next_values is masked, as no rewards follow. Truncated: next_values estimates the rewards cut off.
     deltas = rewards + gamma * ~terminated * next_values - values  # TD errors; ~ means not
     decays = gamma * gae_lambda * ~done  # 0 where an episode ended, either way
-    advantages = deltas.clone()  # A[t] = deltas[t] + decays[t] * A[t + 1]; the last is its delta
+    advantages = deltas.clone()  # complete for the last step; the loop adds to the others
     for t in reversed(range(len(deltas) - 1)):
-        advantages[t] += decays[t] * advantages[t + 1]
+        advantages[t] += decays[t] * advantages[t + 1]  # A[t] = deltas[t] + decays[t] * A[t + 1]
     return advantages
 
 
@@ -69,7 +69,7 @@ def compute_gae(rewards, values, next_values, terminated, done, gamma, gae_lambd
 def make_batch(agent, rollout, args):
     """Turns a rollout into what the agent learns from: a dictionary of tensors [num_steps, ...]."""
     policy, values = agent(rollout["obs"])  # the old policy: its weights are still those that acted
-    _, next_values = agent(rollout["next_obs"])  # obs[t + 1] may begin another episode
+    _, next_values = agent(rollout["next_obs"])  # not values[1:]: after an end, obs[t + 1] begins the next episode
     rewards = args.reward_scale * rollout["rewards"].float()
     terminated, done = rollout["terminated"], rollout["done"]
     advantages = compute_gae(rewards, values, next_values, terminated, done, args.gamma, args.gae_lambda)
@@ -79,7 +79,7 @@ def make_batch(agent, rollout, args):
         "actions": rollout["actions"],
         "old_log_probs": policy.log_prob(rollout["actions"]),
         "returns": returns,
-        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # not in the PPO paper
+        "advantages": (advantages - advantages.mean()) / (advantages.std() + 1e-8),  # over the batch; not in the paper
     }
 
 
@@ -115,14 +115,14 @@ def train_ppo_cartpole(seed=1, args=Args):
     env = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"), buffer_length=10)  # fills env.return_queue
     obs, _ = env.reset(seed=seed)
     agent = PolicyValueNet(obs_dim=env.observation_space.shape[0], num_actions=env.action_space.n)
-    optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate)
+    optimizer = torch.optim.Adam(agent.parameters())  # its learning rate is set below
     for iteration in range(args.num_iterations):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - iteration / args.num_iterations)
         rollout, obs = collect_trajectories(env, agent, obs, args.num_steps)
+        mean_return = torch.tensor(env.return_queue).mean()  # some of the ten may be of earlier iterations
+        print(f"iteration {iteration + 1}: mean return {mean_return:.0f} of 500 in the last ten episodes")
         batch = make_batch(agent, rollout, args)
         ppo_update(agent, optimizer, batch, args)
-        mean_return = torch.tensor(env.return_queue).mean()  # before this update; nan until an episode ends
-        print(f"iteration {iteration + 1}: mean return {mean_return:.0f} of 500 in the last ten episodes")
     return agent
 
 
