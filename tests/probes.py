@@ -344,7 +344,7 @@ for name, spaces in {
     "Sequence": [gym.spaces.Sequence(SWITCH)],
     "Sentence": [Sentence((), None)],
     "Mission": [Dict({"position": BOX, "mission": Sentence((), None)})],
-    "Int8": [SWITCH, Discrete(3, start=-1, dtype=np.int8)],
+    "Int8": [Box(0, 255, (3,), np.uint8), Discrete(3, start=-1, dtype=np.int8)],  # bytes of memory, no image
     "Start": [SWITCH, Discrete(3, start=-1)],
     "Binary": [SWITCH, gym.spaces.MultiBinary(4)],
     "Several": [SWITCH, MultiDiscrete([2, 3])],
