@@ -40,7 +40,7 @@ from tqdm import tqdm
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-@dataclass  # tyro makes a flag of each field, and its help of the comment; pydantic checks values
+@dataclass  # tyro: each field becomes a flag, its comment the help; pydantic checks the values
 class Args:
     """Train PPO. With --resume or --evaluate, the checkpoint's flags are the defaults."""
 
@@ -48,7 +48,7 @@ class Args:
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
     num_envs: PositiveInt = 16  # environments side by side; torchrun's processes split them evenly
     async_envs: bool = False  # a worker process for each environment; pays off if they are slow
-    total_timesteps: PositiveInt = 500_000  # steps of all environments to train for, those before --resume included
+    total_timesteps: PositiveInt = 500_000  # steps in total, of all environments; --resume counts those before it
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 8  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
@@ -99,16 +99,16 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(dim=1))
-        count = self.totals[0].clamp(min=1)  # there may be no samples yet
+        count = self.totals[0].clamp(min=1)  # not 0, to divide by
         _, mean, mean_square = self.totals / count  # each [*shape]
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(min=1e-16).sqrt())
-        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())  # at least 1e-8, to divide by
+        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())  # at least 1e-8, which divides zeros
 
 
 class RewardSumStatistics(RunningStatistics):
-    """Rewards divided by its rms make returns of about size 1. These sum future rewards, unknown yet.
-    S[t] = rewards[t] + gamma * S[t - 1], the same sum of past rewards, is about as large."""
+    """To make returns about 1 in size, rewards are divided by rms. Returns sum future rewards,
+    which are not known yet. S[t] = rewards[t] + gamma * S[t - 1] sums past ones. It is about as large."""
 
     latest_sums = 0  # latest S: 0, then a tensor [num_envs]; no buffer, so not in checkpoints
 
@@ -117,7 +117,7 @@ class RewardSumStatistics(RunningStatistics):
         for t in range(len(rewards)):
             sums[t] = rewards[t] + gamma * self.latest_sums
             self.latest_sums = sums[t] * ~done[t]  # 0 where the next episode begins
-        # Without zeros, unlike Gymnasium's NormalizeReward: rare rewards would make the RMS tiny.
+        # Zeros are left out (not so in NormalizeReward): if rewards are rare, they make it tiny.
         self.update(sums[sums != 0])  # the mask makes a flat tensor of them
 
 
@@ -133,7 +133,7 @@ def mlp(num_inputs, hidden_size, num_outputs, last_gain):
 
 
 class Agent(nn.Module):
-    """Actor and critic. act samples forward's policy at half the cost: change both, or none of them."""
+    """Actor and critic. act samples from forward's policy, faster. If you change one, change both."""
 
     def __init__(self, envs, args):
         super().__init__()
@@ -250,7 +250,7 @@ def ppo_update(agent, optimizer, batch, args):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
-                excess = metrics["losses/approx_kl"] - args.target_kl  # new: the sum is in place
+                excess = metrics["losses/approx_kl"] - args.target_kl  # a copy to sum in place
                 if sum_over_processes(excess) > 0:  # the processes' mean KL is above target_kl
                     return metrics  # all processes stop here, as they have the same sum
             optimizer.zero_grad()
@@ -270,7 +270,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes. static_graph: parameters may be without gradients.
+    # DDP averages gradients over processes. static_graph: for forks with parameters without any.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     # Seeds for torch and for each environment. They differ between processes, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
@@ -284,7 +284,7 @@ def train(args, run_dir, checkpoint=None):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # squares of larger ones may overflow float32
+        exit_unless_finite(rollout, limit=1e18)  # beyond, squared errors may overflow float32
         global_step += steps_per_iteration
         # A deviation from the PPO paper: actions were drawn with the old statistics, but old_log_probs are computed
         # with the new ones, so that ratios start at 1. The KL of the two policies was at most 0.008, see benchmarks/.
@@ -299,7 +299,7 @@ def train(args, run_dir, checkpoint=None):
             if args.save_model and (is_last or iteration % args.checkpoint_interval == 0):
                 logger.writer.flush()  # curves up to here must be on disk: --resume adds to them
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
-    if rank == 0:  # the other processes return; nothing below communicates
+    if rank == 0:  # the others need not wait, as nothing below communicates
         eval_returns = evaluate(agent, make_envs(args, 1), args, run_dir / f"videos-{global_step}")
         logger.writer.add_scalar("eval/episodic_return", eval_returns.mean(), global_step)
         logger.writer.close()
@@ -386,7 +386,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # a limit for what has none
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # 10,000 where there is no time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -428,7 +428,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # training isn't recorded, but fails early
+    if args.render or args.capture_video:  # in training, too: what can't render fails now
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
