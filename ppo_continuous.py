@@ -104,7 +104,7 @@ class RunningStatistics(nn.Module):
         _, mean, mean_square = self.totals / count  # each [*shape]
         self.mean.copy_(mean)
         self.std.copy_((mean_square - mean**2).clamp(min=1e-16).sqrt())
-        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())  # at least 1e-8, which divides zeros
+        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())  # 1e-8 if all rewards are 0
 
 
 class RewardSumStatistics(RunningStatistics):
@@ -118,7 +118,7 @@ class RewardSumStatistics(RunningStatistics):
         for t in range(len(rewards)):
             sums[t] = rewards[t] + gamma * self.latest_sums
             self.latest_sums = sums[t] * ~done[t]  # 0 where the next episode begins
-        # Zeros are left out (not so in NormalizeReward): if rewards are rare, they make it tiny.
+        # Zeros, which NormalizeReward counts, are left out: they make rms tiny if rewards are rare.
         self.update(sums[sums != 0])  # the mask makes a flat tensor of them
 
 
