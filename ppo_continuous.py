@@ -48,7 +48,7 @@ class Args:
     env_kwargs: str = "{}"  # its keyword arguments as JSON, such as '{"enable_wind": true}'
     num_envs: PositiveInt = 32  # environments side by side; torchrun's processes split them evenly
     async_envs: bool = False  # a worker process for each environment; pays off if they are slow
-    total_timesteps: PositiveInt = 500_000  # steps in total, of all environments; --resume counts those before it
+    total_timesteps: PositiveInt = 500_000  # steps in total, of all environments, including those before --resume
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 16  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
@@ -108,8 +108,8 @@ class RunningStatistics(nn.Module):
 
 
 class RewardSumStatistics(RunningStatistics):
-    """To make returns about 1 in size, rewards are divided by rms. Returns sum future rewards,
-    which are not known yet. S[t] = rewards[t] + gamma * S[t - 1] sums past ones. It is about as large."""
+    """Rewards are divided by the rms of S, so that returns are about 1 in size. S sums past rewards:
+    S[t] = rewards[t] + gamma * S[t - 1]. A return sums future ones, and is about as large."""
 
     latest_sums = 0  # latest S: 0, then a tensor [num_envs]; no buffer, so not in checkpoints
 
@@ -118,7 +118,7 @@ class RewardSumStatistics(RunningStatistics):
         for t in range(len(rewards)):
             sums[t] = rewards[t] + gamma * self.latest_sums
             self.latest_sums = sums[t] * ~done[t]  # 0 where the next episode begins
-        # Zeros, which NormalizeReward counts, are left out: they make rms tiny if rewards are rare.
+        # Unlike Gymnasium's NormalizeReward, without zeros: if rewards are rare, they make rms tiny.
         self.update(sums[sums != 0])  # the mask makes a flat tensor of them
 
 
@@ -134,7 +134,7 @@ def mlp(num_inputs, hidden_size, num_outputs, last_gain):
 
 
 class Agent(nn.Module):
-    """Actor and critic. act samples from forward's policy, faster. If you change one, change both."""
+    """Actor and critic. act samples forward's policy, faster. If you change one, change both."""
 
     def __init__(self, envs, args):
         super().__init__()
@@ -253,7 +253,7 @@ def ppo_update(agent, optimizer, batch, args):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
-                excess = metrics["losses/approx_kl"] - args.target_kl  # a copy to sum in place
+                excess = metrics["losses/approx_kl"] - args.target_kl  # a new tensor: metrics stay
                 if sum_over_processes(excess) > 0:  # the processes' mean KL is above target_kl
                     return metrics  # all processes stop here, as they have the same sum
             optimizer.zero_grad()
@@ -273,7 +273,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes. static_graph: for forks with parameters without any.
+    # DDP averages gradients over processes. static_graph: a fork's parameters may lack gradients.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     # Seeds for torch and for each environment. They differ between processes, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
@@ -389,7 +389,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # 10,000 where there is no time limit
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # for episodes without a time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
