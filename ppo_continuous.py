@@ -55,7 +55,7 @@ class Args:
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4  # tuned, not a typo; 3e-4 is usual
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
-    init_log_std: FiniteFloat = -0.25  # log of the initial deviation of actions, from -1 to 1
+    init_log_std: FiniteFloat = -0.25  # log of actions' initial deviation; their range is -1 to 1
     gamma: Fraction = 0.995  # discount factor; 0.99 is usual
     gae_lambda: Fraction = 0.95  # 0: TD(0), 1: Monte-Carlo
     norm_obs: bool = True  # normalize observations by their running mean and standard deviation
@@ -385,7 +385,7 @@ def restore(checkpoint, agent, optimizer=None):
 
 @torch.no_grad()
 def evaluate(agent, envs, args, video_dir):
-    """Returns of episodes, [eval_episodes], in one environment, which it closes. Episode i starts from seed i."""
+    """Plays episodes, episode i from seed i, in one environment. Closes it; returns the returns, [eval_episodes]."""
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
@@ -439,7 +439,7 @@ def make_envs(args, num_envs):
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ImportError):
             envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs=no_autoreset, wrappers=[SingleEnv], **kwargs)
     except TypeError as error:
-        if any(f"argument '{name}'" in str(error) for name in kwargs):  # a key of kwargs
+        if any(f"argument '{name}'" in str(error) for name in kwargs):  # an unknown or reserved one
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
     # The agent's -1 and 1 become the box's bounds. A missing one is put 2 or more from the other.

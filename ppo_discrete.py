@@ -382,7 +382,7 @@ def restore(checkpoint, agent, optimizer=None):
 
 @torch.no_grad()
 def evaluate(agent, envs, args, video_dir):
-    """Returns of episodes, [eval_episodes], in one environment, which it closes. Episode i starts from seed i."""
+    """Plays episodes, episode i from seed i, in one environment. Closes it; returns the returns, [eval_episodes]."""
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
@@ -436,7 +436,7 @@ def make_envs(args, num_envs):
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ImportError):
             envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs=no_autoreset, wrappers=[SingleEnv], **kwargs)
     except TypeError as error:
-        if any(f"argument '{name}'" in str(error) for name in kwargs):  # a key of kwargs
+        if any(f"argument '{name}'" in str(error) for name in kwargs):  # an unknown or reserved one
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
         raise  # a mistake in the environment
     start = envs.single_action_space.start  # of the environment's actions; the agent's start at 0

@@ -14,7 +14,7 @@ class Args:  # settings. To change some: class Mine(Args): gamma = 0.9, then tra
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # not in the PPO paper; without it, the value loss would drown the policy loss in their body
+    reward_scale = 0.01  # not in the PPO paper; otherwise the value loss would drown the policy loss in the shared body
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of the value loss, which is half of the squared error
@@ -42,7 +42,7 @@ def collect_trajectories(env, agent, obs, num_steps):
     """Takes num_steps steps. Returns a rollout, a dictionary of tensors [num_steps, ...], and the obs to go on from."""
     steps = []
     for _ in range(num_steps):
-        policy, _ = agent(torch.as_tensor(obs))  # make_batch gets values and log-probabilities, from the same weights
+        policy, _ = agent(torch.as_tensor(obs))  # make_batch computes values and log-probabilities, with these weights
         action = policy.sample()
         next_obs, reward, terminated, truncated, _ = env.step(action.item())
         done = terminated or truncated  # the pole fell, the cart left the track, or time was up

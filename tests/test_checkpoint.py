@@ -301,6 +301,15 @@ def test_a_link_to_a_checkpoint_stands_for_it(script, trained, in_tmp, monkeypat
     assert {path.name for path in in_tmp.iterdir()} == {"runs", "latest.pt"}
 
 
+def test_a_copy_is_kept_and_checkpoint_pt_replaced(script, trained, monkeypatch):
+    """As the README says, whatever the name of the file that a run continues."""
+    _, path = trained
+    copy_, before = path.with_name("early.pt"), path.read_bytes()
+    copy_.write_bytes(before)
+    run_main(script, monkeypatch, "--resume", copy_, "--total-timesteps", 224)
+    assert copy_.read_bytes() == before and torch.load(path, weights_only=True)["global_step"] == 224
+
+
 def test_two_runs_share_no_directory(script, in_tmp, monkeypatch):
     """Not even at the same instant; one that cannot be made is refused."""
     monkeypatch.setattr(script.time, "time_ns", lambda: 5)
