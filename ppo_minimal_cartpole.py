@@ -7,14 +7,14 @@ from torch import nn
 from torch.utils.data import default_collate  # stacks a list of dictionaries
 
 
-class Args:  # settings. To change some: class Mine(Args): gamma = 0.9, then train_ppo_cartpole(args=Mine)
+class Args:  # settings. To change some: `class Mine(Args): gamma = 0.9`, then `train_ppo_cartpole(args=Mine)`
     num_steps = 1024  # environment steps per iteration, the size of its batch
     num_iterations = 48  # 49,152 steps in all
     update_epochs = 10  # passes over the batch
     num_minibatches = 8  # parts of the shuffled batch, with an optimizer step for each
     learning_rate = 1e-3  # in the first iteration; it falls linearly, towards 0
     gamma = 0.99  # discount factor
-    reward_scale = 0.01  # not in the PPO paper; otherwise the value loss would drown the policy loss in the shared body
+    reward_scale = 0.01  # not in the PPO paper: returns up to 100 become 1, else the value loss drowns the policy loss
     gae_lambda = 0.95  # 0 is one-step TD, 1 Monte-Carlo
     clip_coef = 0.2  # epsilon of the clipped objective
     vf_coef = 1.0  # weight of the value loss, which is half of the squared error
