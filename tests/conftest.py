@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parent.parent
 if "PPO_SCRIPTS" in os.environ:  # mutation.py has put changed copies of the scripts there
     sys.path.insert(0, os.environ["PPO_SCRIPTS"])
+os.environ["OMP_NUM_THREADS"] = "1"  # as the scripts set it; idle threads cost a sixth of the suite's processor time
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes, and no compiler runs to see what the
+os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"  # processor can do, for the one test that compiles
 SCRIPTS = ("ppo_discrete", "ppo_continuous")
 SMALL = "--num-envs 2 --num-steps 16 --total-timesteps 96 --num-minibatches 2 --update-epochs 2 --eval-episodes 2"
 
@@ -43,7 +44,6 @@ def trained_once(tmp_path_factory):
                 env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=192, num_minibatches=2,
                 target_kl=None, eval_episodes=2,
             )  # fmt: skip
-            torch.set_num_threads(1)
             runs[script.__name__] = args, tmp_path_factory.mktemp("trained") / "run"
             script.train(*runs[script.__name__])
         return runs[script.__name__]
@@ -73,7 +73,6 @@ def run_script(script, flags, cwd, **kwargs):
 
 def train(script, args, checkpoint=None):
     """As `main` starts it, in a new directory under runs/, or in that of the run to go on with."""
-    torch.set_num_threads(1)
     runs = Path("runs")
     return script.train(
         args, args.resume.parent if args.resume else runs / f"run-{len(list(runs.glob('*')))}", checkpoint
@@ -98,6 +97,8 @@ def refused(script, monkeypatch, *flags):
 
 def scalars(run_dir):
     """{tag: [(step, value)]} of what TensorBoard shows of a run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a second
+
     events = EventAccumulator(str(run_dir))
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
