@@ -302,12 +302,12 @@ def train(args, run_dir, checkpoint=None):
             if args.save_model and (is_last or iteration % args.checkpoint_interval == 0):
                 logger.writer.flush()  # curves up to here must be on disk: --resume adds to them
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
+    envs.close()  # first, as some simulators exist only once
     if rank == 0:  # the others need not wait, as nothing below communicates
         eval_returns = evaluate(agent, make_envs(args, 1), args, run_dir / f"videos-{global_step}")
         logger.writer.add_scalar("eval/episodic_return", eval_returns.mean(), global_step)
         logger.writer.close()
         print(f"{logger.steps_per_second:.0f} steps per second, run saved in {run_dir}")
-    envs.close()
     return agent
 
 
@@ -413,7 +413,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         with exit_with(f"cannot flatten observations of {space}", NotImplementedError, ValueError):
             obs_dim = gym.spaces.flatdim(space)
         if space.dtype == np.uint8 and len(space.shape) > 1:
-            sys.exit("error: for images as observations, use recipes/images_*.patch")
+            sys.exit("error: for images, use recipes/images_*.patch; small grids need float32")
         if not isinstance(env.action_space, gym.spaces.Box):
             sys.exit(f"error: for {env.action_space}, use ppo_discrete.py (Discrete) or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
@@ -472,7 +472,7 @@ def check_args(args, steps_taken):
         "--cuda needs a GPU; use --no-cuda": not args.cuda or torch.cuda.is_available(),
         f"--num-envs must be a multiple of {world_size} processes": args.num_envs % world_size == 0,
         "--num-minibatches must be less than the steps of a process": batch_size > args.num_minibatches * world_size,
-        "--total-timesteps must be higher, to fit one more iteration": args.total_timesteps >= steps_taken + batch_size,
+        f"--total-timesteps must be >= {steps_taken + batch_size}": args.total_timesteps >= steps_taken + batch_size,
     }
     for rule, is_followed in rules.items():
         if not is_followed:

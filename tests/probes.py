@@ -192,7 +192,7 @@ class BadReset(Probe):
 
 
 class Faulty(Probe):
-    """Raises that error in its constructor, at the first or tenth reset, at the tenth step, or when closed."""
+    """Raises that error when made, at the first or tenth reset, at the tenth step, or when an evaluation closes it."""
 
     def __init__(self, where, error, continuous=False):
         super().__init__(length=3, continuous=continuous)
@@ -205,6 +205,10 @@ class Faulty(Probe):
             error = json.JSONDecodeError if self.error == "JSONDecodeError" else getattr(builtins, self.error)
             raise error("a mistake in the environment", *["", 0] * (error is json.JSONDecodeError))
 
+    def reset(self, *, seed=None, options=None):
+        self.is_evaluated = seed is not None and seed < 10
+        return super().reset(seed=seed)
+
     def begin(self):
         self.may_raise("first reset", 1)
         self.may_raise("reset")
@@ -214,7 +218,22 @@ class Faulty(Probe):
         return 1.0
 
     def close(self):
-        self.may_raise("close", 1)
+        if self.is_evaluated:
+            self.may_raise("close", 1)
+
+
+class Alone(Probe):
+    """Of this simulator, there can be only one."""
+
+    is_alive = False
+
+    def __init__(self, continuous=False):
+        super().__init__(length=3, continuous=continuous)
+        assert not Alone.is_alive
+        Alone.is_alive = True
+
+    def close(self):
+        Alone.is_alive = False
 
 
 class Misspelt(Probe):
@@ -328,7 +347,7 @@ class Sentence(gym.Space):
 
 
 for probe in (
-    Faulty, Misspelt, Growing, Seeded, OddInfo, BadReset, Sparse, OddReward,
+    Alone, Faulty, Misspelt, Growing, Seeded, OddInfo, BadReset, Sparse, OddReward,
     Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, Walk, NonFinite,
 ):  # fmt: skip
     gym.register(f"{probe.__name__}-v0", probe)

@@ -21,7 +21,7 @@ REFUSED = {  # flags: what the message must hold; tyro prints its own, in a box
     "--env-id .:X-v0": "--env-id must be a name or module:name",
     "--env-id a:b:c": "--env-id must be a name or module:name",
     '--env-id probes:Image-v0 --env-kwargs {"continuous":CONTINUOUS}': "recipes/images_",
-    '--env-id probes:Gray-v0 --env-kwargs {"continuous":CONTINUOUS}': "recipes/images_",
+    '--env-id probes:Gray-v0 --env-kwargs {"continuous":CONTINUOUS}': "small grids need float32",
     '--env-id probes:Sequence-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Sequence",
     '--env-id probes:Sentence-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Sentence",
     '--env-id probes:Mission-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Dict",
@@ -42,7 +42,7 @@ REFUSED = {  # flags: what the message must hold; tyro prints its own, in a box
     # Numbers out of their range.
     "--num-envs 2 --num-steps 8 --num-minibatches 16": "--num-minibatches must be less than",
     "--num-envs 1 --num-steps 1 --num-minibatches 1": "--num-minibatches must be less than",
-    "--total-timesteps 31": "--total-timesteps must be higher",
+    "--total-timesteps 31": "--total-timesteps must be >= 32",
     **dict.fromkeys(("--num-envs 0", "--num-steps -1", "--num-minibatches 0", "--update-epochs 0"), OUT_OF_RANGE),
     **dict.fromkeys(
         ("--hidden-size 0", "--eval-episodes 0", "--checkpoint-interval 0", "--num-envs 1e3"), OUT_OF_RANGE
@@ -81,6 +81,7 @@ TRAINS = {  # what is unusual: flags
     "no info": '--env-id probes:OddInfo-v0 --env-kwargs {"values":"none","continuous":CONTINUOUS}',
     "kinds of info": '--env-id probes:OddInfo-v0 --env-kwargs {"values":"kinds","continuous":CONTINUOUS}',
     "no info, async": '--env-id probes:OddInfo-v0 --async-envs --env-kwargs {"values":"none","continuous":CONTINUOUS}',
+    "one at a time": '--env-id probes:Alone-v0 --num-envs 1 --env-kwargs {"continuous":CONTINUOUS}',
     "matrix of float64": '--env-id probes:Matrix-v0 --env-kwargs {"continuous":CONTINUOUS}',
     "several discrete": '--env-id probes:MultiDiscrete-v0 --env-kwargs {"continuous":CONTINUOUS}',
     "dictionary": '--env-id probes:Dict-v0 --env-kwargs {"continuous":CONTINUOUS}',
