@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -146,6 +147,7 @@ def test_verify_notices_a_change_of_the_numbers_and_no_other(benchmarks, monkeyp
     assert "training fails" in verify.difference(row)
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 def test_campaigns_refuse_uncommitted_changes(benchmarks, monkeypatch, tmp_path):
     launcher = benchmarks("launcher")
     monkeypatch.setattr(launcher, "ROOT", tmp_path)
