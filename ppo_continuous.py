@@ -431,7 +431,7 @@ def make_envs(args, num_envs):
     """Environments side by side, which observe float32 and take the agent's actions."""
     with exit_with("--env-kwargs must be like '{\"gravity\": -5.0}'", ValueError):
         kwargs = TypeAdapter(dict).validate_json(args.env_kwargs)
-    if args.render or args.capture_video:  # in training, too: what can't render fails now
+    if args.render or args.capture_video:  # in training, too: what takes no render_mode fails now
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
     no_autoreset = {"autoreset_mode": "Disabled"}
