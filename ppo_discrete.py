@@ -410,7 +410,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         with exit_with(f"cannot flatten observations of {space}", NotImplementedError, ValueError):
             obs_dim = gym.spaces.flatdim(space)
         if space.dtype == np.uint8 and len(space.shape) > 1:
-            sys.exit("error: for images, use recipes/images_*.patch; small grids need float32")
+            sys.exit("error: for images, use recipes/images_*.patch; declare grids as float32")
         if not isinstance(env.action_space, gym.spaces.Discrete):
             sys.exit(f"error: for {env.action_space}, use ppo_continuous.py (Box) or recipes/multi_discrete.patch")
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 if "PPO_SCRIPTS" in os.environ:  # mutation.py has put changed copies of the scripts there
     sys.path.insert(0, os.environ["PPO_SCRIPTS"])
 os.environ["OMP_NUM_THREADS"] = "1"  # as the scripts set it; idle threads cost a sixth of the suite's processor time
-os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes, and no compiler runs to see what the
-os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"  # processor can do, for the one test that compiles
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes for the test that compiles
+os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"  # no compiler runs that only find out what the processor can do
 SCRIPTS = ("ppo_discrete", "ppo_continuous")
 SMALL = "--num-envs 2 --num-steps 16 --total-timesteps 96 --num-minibatches 2 --update-epochs 2 --eval-episodes 2"
 

@@ -192,7 +192,7 @@ class BadReset(Probe):
 
 
 class Faulty(Probe):
-    """Raises that error when made, at the first or tenth reset, at the tenth step, or when an evaluation closes it."""
+    """Raises that error in its constructor, at the first or tenth reset, at the tenth step, or when closed."""
 
     def __init__(self, where, error, continuous=False):
         super().__init__(length=3, continuous=continuous)
@@ -205,10 +205,6 @@ class Faulty(Probe):
             error = json.JSONDecodeError if self.error == "JSONDecodeError" else getattr(builtins, self.error)
             raise error("a mistake in the environment", *["", 0] * (error is json.JSONDecodeError))
 
-    def reset(self, *, seed=None, options=None):
-        self.is_evaluated = seed is not None and seed < 10
-        return super().reset(seed=seed)
-
     def begin(self):
         self.may_raise("first reset", 1)
         self.may_raise("reset")
@@ -218,8 +214,7 @@ class Faulty(Probe):
         return 1.0
 
     def close(self):
-        if self.is_evaluated:
-            self.may_raise("close", 1)
+        self.may_raise("close", 1)
 
 
 class Alone(Probe):

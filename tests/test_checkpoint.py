@@ -103,7 +103,7 @@ def test_a_run_without_normalization_can_go_on_with_it(script, trained, monkeypa
 
 def test_finished_runs_are_refused(script, trained, monkeypatch):
     before = sorted(trained[1].parent.iterdir())
-    assert "--total-timesteps must be >=" in refused(script, monkeypatch, "--resume", trained[1])
+    assert "--total-timesteps must be >= 224" in refused(script, monkeypatch, "--resume", trained[1])
     assert sorted(trained[1].parent.iterdir()) == before
 
 

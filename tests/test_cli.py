@@ -1,5 +1,6 @@
 """The main scripts as a user starts them: what works, what is refused and how. Nearly all in this process."""
 
+import importlib
 import json
 import re
 import traceback
@@ -82,7 +83,25 @@ def test_errors_of_an_environment_are_its_own(script, where, error, in_tmp, monk
     own = raised.value.__cause__ or raised.value  # Gymnasium adds the environment's name to what constructors raise
     assert traceback.extract_tb(own.__traceback__)[-1].filename.endswith("probes.py")
     assert where in ("reset", "step", "close") or not list(in_tmp.iterdir())
+    if where == "close":  # training's environments; an evaluation's are closed after it is printed
+        (path,) = in_tmp.glob("runs/*/checkpoint.pt")
+        with pytest.raises(Exception, match="a mistake in the environment"):
+            run_main(script, monkeypatch, "--evaluate", path)
     assert ("over 2 episodes" in capsys.readouterr().out) == (where == "close")
+
+
+def test_an_agent_in_ones_own_code_as_the_readme_says(trained_once, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    _, folder = trained_once(importlib.import_module("ppo_discrete"))
+    names = {"path": folder / "checkpoint.pt"}
+    text = (ROOT / "README.md").read_text().partition("**A trained agent in your own code**")[2]
+    bullet = text.partition("\n- ")[0]
+    *first, act, _, step, reset = re.findall(r"`(.+?)`", bullet)
+    exec("\n".join(first), names)
+    for _ in range(1200):  # two episodes or more: CartPole's have 500 steps at most
+        exec(f"{act}; obs, _, terminated, truncated, _ = {step}", names)
+        if names["terminated"] | names["truncated"]:
+            exec(reset, names)
 
 
 @pytest.mark.parametrize("env_kwargs", ["{}", '{"length": 2}'])

@@ -21,7 +21,7 @@ REFUSED = {  # flags: what the message must hold; tyro prints its own, in a box
     "--env-id .:X-v0": "--env-id must be a name or module:name",
     "--env-id a:b:c": "--env-id must be a name or module:name",
     '--env-id probes:Image-v0 --env-kwargs {"continuous":CONTINUOUS}': "recipes/images_",
-    '--env-id probes:Gray-v0 --env-kwargs {"continuous":CONTINUOUS}': "small grids need float32",
+    '--env-id probes:Gray-v0 --env-kwargs {"continuous":CONTINUOUS}': "declare grids as float32",
     '--env-id probes:Sequence-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Sequence",
     '--env-id probes:Sentence-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Sentence",
     '--env-id probes:Mission-v0 --env-kwargs {"continuous":CONTINUOUS}': "cannot flatten observations of Dict",
