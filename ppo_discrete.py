@@ -52,7 +52,7 @@ class Args:
     num_steps: PositiveInt = 128  # steps of each environment per iteration
     num_minibatches: PositiveInt = 8  # minibatches per epoch
     update_epochs: PositiveInt = 10  # passes over the batch per iteration
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # tuned, not a typo; 3e-4 is usual
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2.5e-3  # tuned in benchmarks; 3e-4 is usual
     anneal_lr: bool = True  # lower the learning rate linearly, towards 0 at the end
     hidden_size: PositiveInt = 64  # width of the two hidden layers of the actor, and of the critic
     gamma: Fraction = 0.998  # discount factor; 0.99 is usual
@@ -98,12 +98,12 @@ class RunningStatistics(nn.Module):
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
-        self.totals += sum_over_processes(powers.sum(dim=1))
+        self.totals += sum_over_processes(powers.sum(1))
         count = self.totals[0].clamp(min=1)  # not 0, to divide by
-        _, mean, mean_square = self.totals / count  # each [*shape]
+        mean, mean_square = self.totals[1:] / count  # each [*shape]
         self.mean.copy_(mean)
-        self.std.copy_((mean_square - mean**2).clamp(min=1e-16).sqrt())
-        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())  # 1e-8 if all rewards are 0
+        self.std.copy_((mean_square - mean**2).clamp(min=1e-16).sqrt())  # at least 1e-8
+        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())
 
 
 class RewardSumStatistics(RunningStatistics):
@@ -117,7 +117,7 @@ class RewardSumStatistics(RunningStatistics):
         for t in range(len(rewards)):
             sums[t] = rewards[t] + gamma * self.latest_sums
             self.latest_sums = sums[t] * ~done[t]  # 0 where the next episode begins
-        # Unlike Gymnasium's NormalizeReward, without zeros: if rewards are rare, they make rms tiny.
+        # Zeros, which Gymnasium's NormalizeReward counts, make rms tiny where rewards are rare.
         self.update(sums[sums != 0])  # the mask makes a flat tensor of them
 
 
@@ -270,7 +270,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes. static_graph: a fork's parameters may lack gradients.
+    # DDP averages gradients over processes. static_graph allows parameters without, as in forks.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     # Seeds for torch and for each environment. They differ between processes, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
@@ -284,7 +284,7 @@ def train(args, run_dir, checkpoint=None):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # beyond, squared errors may overflow float32
+        exit_unless_finite(rollout, limit=1e18)  # float32 overflows at 3.4e38, the square of 1.8e19
         global_step += steps_per_iteration
         # A deviation from the PPO paper: actions were drawn with the old statistics, but old_log_probs are computed
         # with the new ones, so that ratios start at 1. The KL of the two policies was at most 0.008, see benchmarks/.
@@ -299,7 +299,7 @@ def train(args, run_dir, checkpoint=None):
             if args.save_model and (is_last or iteration % args.checkpoint_interval == 0):
                 logger.writer.flush()  # curves up to here must be on disk: --resume adds to them
                 save_checkpoint(run_dir / "checkpoint.pt", args, global_step, agent, optimizer)
-    envs.close()  # first, as some simulators exist only once
+    envs.close()  # before evaluation makes another: some simulators exist only once
     if rank == 0:  # the others need not wait, as nothing below communicates
         eval_returns = evaluate(agent, make_envs(args, 1), args, run_dir / f"videos-{global_step}")
         logger.writer.add_scalar("eval/episodic_return", eval_returns.mean(), global_step)
@@ -386,7 +386,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # for episodes without a time limit
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # a backstop: time limits come first
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
