@@ -1,11 +1,14 @@
 """What several test files share: the scripts as modules, and as a user starts them."""
 
 import copy
+import functools
 import importlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,17 +39,15 @@ def in_tmp(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory):
     """Trains each script once for six iterations of 32 steps; returns the arguments and the run's folder."""
-    runs = {}
 
+    @functools.cache
     def trained_once(script):
-        if script.__name__ not in runs:
-            args = script.Args(
-                env_id=env_for(script), num_envs=2, num_steps=16, total_timesteps=192, num_minibatches=2,
-                target_kl=None, eval_episodes=2,
-            )  # fmt: skip
-            runs[script.__name__] = args, tmp_path_factory.mktemp("trained") / "run"
-            script.train(*runs[script.__name__])
-        return runs[script.__name__]
+        sizes = {"num_envs": 2, "num_steps": 16, "total_timesteps": 192, "num_minibatches": 2, "eval_episodes": 2}
+        args = script.Args(env_id=env_for(script), target_kl=None, **sizes)
+        folder = tmp_path_factory.mktemp("trained") / "run"
+        script.train(args, folder)
+        time.sleep(1)  # the names of TensorBoard's files order them by the second
+        return args, folder
 
     return trained_once
 
@@ -58,17 +59,11 @@ def trained(script, in_tmp, trained_once):
     return copy.copy(args), Path(shutil.copytree(folder, in_tmp / "runs" / "run")) / "checkpoint.pt"
 
 
-def run_script(script, flags, cwd, **kwargs):
+def run_script(script, flags, cwd):
     """Starts a script of this repository, or one at a path, as a user does; tests/ is on the path for `probes:`."""
-    return subprocess.run(
-        [sys.executable, ROOT / f"{script}.py", *(flags.split() if isinstance(flags, str) else flags)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        **kwargs,
-    )
+    command = [sys.executable, ROOT / f"{script}.py", *flags.split()]
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120)
 
 
 def train(script, args, checkpoint=None):
@@ -118,14 +113,11 @@ def flags_for(script, flags):
     ]
 
 
-def probe_args(script, probe, seed=1, **kwargs):
+def probe_args(script, probe, env_kwargs=None, **kwargs):
     """Arguments that train on a probe environment for a few seconds, with rewards and observations as they are."""
-    continuous = "true" if script.__name__ == "ppo_continuous" else "false"
-    env_kwargs = kwargs.pop("env_kwargs", "{")
     defaults = {
         "env_id": f"probes:{probe}-v0",
-        "env_kwargs": f'{env_kwargs}"continuous": {continuous}}}',
-        "seed": seed,
+        "env_kwargs": json.dumps({"continuous": script.__name__ == "ppo_continuous"} | (env_kwargs or {})),
         "num_envs": 8,
         "num_steps": 32,
         "total_timesteps": 8 * 32 * 30,

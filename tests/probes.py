@@ -162,7 +162,7 @@ class Spaces(Probe):
 
 
 class NonFinite(Probe):
-    """Observes or earns `value` from the given step on, counted over all episodes."""
+    """Observes, in a `reset` or after a step, or earns `value` from the given step on, counted over all episodes."""
 
     def __init__(self, where, at=0, value=np.nan, continuous=False):
         super().__init__(length=10, continuous=continuous)
@@ -172,23 +172,11 @@ class NonFinite(Probe):
         return self.value if self.total > self.at and self.where == where else 1
 
     def observe(self):
-        return super().observe() * self.factor("observation")
+        return np.float32([self.factor("observation" if self.steps else "reset")])
 
     def reward(self, action):
         self.total += 1
         return 1.0 * self.factor("reward")
-
-
-class BadReset(Probe):
-    """The first observation of its second episode is nan."""
-
-    episodes = 0
-
-    def begin(self):
-        self.episodes += 1
-
-    def observe(self):
-        return super().observe() * (np.nan if self.episodes == 2 and self.steps == 0 else 1)
 
 
 class Faulty(Probe):
@@ -203,7 +191,7 @@ class Faulty(Probe):
         self.calls += where == self.where
         if self.calls == at and where == self.where:
             error = json.JSONDecodeError if self.error == "JSONDecodeError" else getattr(builtins, self.error)
-            raise error("a mistake in the environment", *["", 0] * (error is json.JSONDecodeError))
+            raise error("a mistake in the environment: no argument 'wehre'", *["", 0] * (error is json.JSONDecodeError))
 
     def begin(self):
         self.may_raise("first reset", 1)
@@ -229,13 +217,6 @@ class Alone(Probe):
 
     def close(self):
         Alone.is_alive = False
-
-
-class Misspelt(Probe):
-    """Its constructor calls something with a keyword argument that does not exist, whatever its own."""
-
-    def __init__(self, length=3):
-        super().__init__(lenght=length)
 
 
 class Growing(Probe):
@@ -302,21 +283,6 @@ class Corridor(Probe):
         return self.state == 3, False
 
 
-class Sparse(Probe):
-    """One step in a hundred is rewarded, with 1. Observes a constant and a switch."""
-
-    observation_space = Box(0, 1e6, (2,), np.float32)
-
-    def __init__(self):
-        super().__init__(length=100)
-
-    def observe(self):
-        return np.float32([123456.789, self.steps % 2])
-
-    def reward(self, action):
-        return float(self.steps == 99)
-
-
 class OddReward(Probe):
     """Its rewards are of the kind that it is told to give."""
 
@@ -328,21 +294,8 @@ class OddReward(Probe):
         return self.kind(1)
 
 
-class Sentence(gym.Space):
-    """A space that Gymnasium cannot flatten."""
-
-    def sample(self, mask=None, probability=None):
-        return "go"
-
-    def contains(self, x):
-        return isinstance(x, str)
-
-    def __repr__(self):
-        return "Sentence()"
-
-
 for probe in (
-    Alone, Faulty, Misspelt, Growing, Seeded, OddInfo, BadReset, Sparse, OddReward,
+    Alone, Faulty, Growing, Seeded, OddInfo, OddReward,
     Probe, ObservedReward, LateReward, ActionReward, ObservedActionReward, Target, Numbered, Walk, NonFinite,
 ):  # fmt: skip
     gym.register(f"{probe.__name__}-v0", probe)
@@ -356,11 +309,12 @@ for name, spaces in {
     "Image": [Box(0, 255, (8, 8, 3), np.uint8)],
     "Gray": [Box(0, 255, (8, 8), np.uint8)],
     "Sequence": [gym.spaces.Sequence(SWITCH)],
-    "Sentence": [Sentence((), None)],
-    "Mission": [Dict({"position": BOX, "mission": Sentence((), None)})],
+    "Sentence": [gym.Space()],
+    "Mission": [Dict({"position": BOX, "mission": gym.Space()})],
     "Int8": [Box(0, 255, (3,), np.uint8), Discrete(3, start=-1, dtype=np.int8)],  # bytes of memory, no image
     "Start": [SWITCH, Discrete(3, start=-1)],
     "Binary": [SWITCH, gym.spaces.MultiBinary(4)],
     "Several": [SWITCH, MultiDiscrete([2, 3])],
+    "ActionMatrix": [SWITCH, Box(-1, 1, (2, 3), np.float64)],
 }.items():
     gym.register(f"{name}-v0", Spaces, kwargs=dict(zip(("observation_space", "action_space"), spaces, strict=False)))

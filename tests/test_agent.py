@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import env_for
 from gymnasium.spaces import Box
 from probes import Spaces
 
@@ -16,8 +17,7 @@ pytestmark = pytest.mark.quick
 
 
 def make_agent(script, **kwargs):
-    args = script.Args(env_id={"ppo_discrete": "Acrobot-v1", "ppo_continuous": "BipedalWalker-v3"}[script.__name__])
-    vars(args).update(kwargs)
+    args = script.Args(env_id=env_for(script, "Acrobot-v1", "BipedalWalker-v3"), **kwargs)
     torch.manual_seed(0)
     return script.Agent(script.make_envs(args, 1), args)
 
@@ -93,7 +93,7 @@ def test_rewards_are_scaled_by_the_root_mean_square_of_discounted_sums(script):
     rare = np.zeros(1000)
     rare[900] = 1.0
     assert rms_of_sums(script, rare, np.arange(1000) % 100 == 0) == pytest.approx(1)
-    assert rms_of_sums(script, np.zeros(12), done) < 1e-6  # and 0 divided by it is 0
+    assert 0 < rms_of_sums(script, np.zeros(12), done) < 1e-6  # and 0 divided by it is 0
 
 
 def test_actions_are_sampled_from_the_policy(script):
@@ -192,12 +192,3 @@ def test_integers_are_rounded():
     for (low, high, dtype, actions), expected in zip(boxes, ([1, 0], [1, 0], [1, -1]), strict=True):
         envs = box_envs(Box(low, high, (1,), dtype), 2)
         assert what_environments_get(envs, np.float32(actions)[:, None])[:, 0].tolist() == expected
-
-
-def test_a_box_that_is_no_vector(in_tmp):
-    """Trains on actions of shape [2, 3]; the probe asserts that each is in the box."""
-    from conftest import train
-
-    box_envs(BOXES["matrix"])
-    args = ppo_continuous.Args(env_id="AnyBox-v0", num_envs=2, num_steps=16, total_timesteps=32, eval_episodes=1)
-    train(ppo_continuous, args)

@@ -8,13 +8,12 @@ import resource
 import shlex
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, env_for, probe_args, refused, run_main, scalars, train
+from conftest import SMALL, env_for, flags_for, refused, run_main, scalars
 
 
 def changed(path, change, name="changed.pt"):
@@ -37,34 +36,19 @@ def test_a_checkpoint_holds_everything(script, trained):
     assert sorted(p.name.split(".")[0] for p in path.parent.iterdir()) == ["checkpoint", "events", "flags-0"]
 
 
-def test_a_failed_write_leaves_the_old_checkpoint(script, trained, monkeypatch):
-    args, path = trained
-    before = path.read_bytes()
-    args.resume, args.total_timesteps, args.checkpoint_interval = path, 256, 1
-
-    def fails(*_):
-        raise OSError("disk full")
-
-    for module, function in (script.torch, "save"), (script.os, "replace"):
-        monkeypatch.setattr(module, function, fails)
-        with pytest.raises(OSError, match="disk full"):
-            train(script, args, torch.load(path, weights_only=True))
-        assert path.read_bytes() == before
-        monkeypatch.undo()
-        monkeypatch.chdir(path.parent.parent.parent)
-
-
 def test_resume_continues(script, trained, monkeypatch):
-    """In the same directory, with everything restored, with a schedule for the new total, as if killed at step 128."""
+    """In the same directory, with everything restored, with a schedule for the new total, as if killed at step 128; at
+    a tiny learning rate, so that the weights stay nearly those of the checkpoint."""
     args, path = trained
     old = torch.load(changed(path, lambda checkpoint: checkpoint.update(global_step=128), path.name), weights_only=True)
-    time.sleep(1)  # the names of TensorBoard's files order them by the second
-    run_main(script, monkeypatch, "--resume", path, "--total-timesteps", 256)
+    run_main(script, monkeypatch, "--resume", path, "--total-timesteps", 256, "--learning-rate", 1e-6)
     new, curves = torch.load(path, weights_only=True), scalars(path.parent)
-    assert new["global_step"] == 256 and new["args"] == old["args"] | {"total_timesteps": 256}
-    assert [value for _, value in curves["charts/learning_rate"]][-4:] == pytest.approx(
-        [args.learning_rate * fraction for fraction in (4 / 8, 3 / 8, 2 / 8, 1 / 8)]
-    )
+    assert new["global_step"] == 256
+    assert new["args"] == old["args"] | {"total_timesteps": 256, "learning_rate": 1e-6}
+    learning_rates = [value for _, value in curves["charts/learning_rate"]]
+    assert learning_rates[-4:] == pytest.approx([5e-7, 3.75e-7, 2.5e-7, 1.25e-7])
+    for name in ("actor.0.weight", "critic.0.weight"):
+        torch.testing.assert_close(new["agent"][name], old["agent"][name], rtol=0, atol=1e-4)
     assert [step for step, _ in curves["losses/value_loss"]] == [32 * i for i in range(1, 9)]
     for name, count in (("obs_statistics.totals", 192 + 128), ("reward_sum_statistics.totals", 192 + 128)):
         assert new["agent"][name][0].eq(count).all()
@@ -72,33 +56,14 @@ def test_resume_continues(script, trained, monkeypatch):
     assert len(list(path.parent.parent.iterdir())) == 1
 
 
-def test_resume_restores_the_agent_and_takes_new_flags(script, trained, monkeypatch):
-    """At a tiny learning rate, the weights stay those of the checkpoint; what is not given stays as it was."""
-    args, path = trained
-    old = torch.load(path, weights_only=True)
-    flags = ("--total-timesteps", 224, "--learning-rate", 1e-12, "--no-anneal-lr")
-    time.sleep(1)
-    run_main(script, monkeypatch, "--resume", path, *flags)
-    new = torch.load(path, weights_only=True)
-    for name in ("actor.0.weight", "critic.0.weight"):
-        torch.testing.assert_close(new["agent"][name], old["agent"][name], rtol=0, atol=1e-9)
-    assert scalars(path.parent)["charts/learning_rate"][-1][1] == pytest.approx(1e-12)
-    assert new["args"]["hidden_size"] == args.hidden_size
-
-
-@pytest.mark.parametrize(("num_envs", "steps"), [(4, 320), (32, 704)])
-def test_resume_with_other_environments(script, trained, num_envs, steps, monkeypatch):
-    _, path = trained
-    run_main(script, monkeypatch, "--resume", path, "--num-envs", num_envs, "--total-timesteps", steps)
-    assert torch.load(path, weights_only=True)["global_step"] == steps
-
-
 def test_a_run_without_normalization_can_go_on_with_it(script, trained, monkeypatch):
     """The statistics are kept, whatever the flags: the flags of the command count."""
     _, path = trained
     for flags in ("--no-norm-obs --no-norm-reward --total-timesteps 224", "--norm-obs --total-timesteps 256"):
         run_main(script, monkeypatch, "--resume", path, *flags.split())
-    assert torch.load(path, weights_only=True)["agent"]["obs_statistics.totals"][0, 0] == 256
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["agent"]["obs_statistics.totals"][0, 0] == 256
+    assert checkpoint["args"]["norm_obs"] and not checkpoint["args"]["norm_reward"]
 
 
 def test_finished_runs_are_refused(script, trained, monkeypatch):
@@ -136,7 +101,8 @@ def test_evaluation_equals_that_of_training(script, in_tmp, monkeypatch, capsys)
         run_main(script, monkeypatch, "--evaluate", path, *flags)
     sampled, sampled_again, greedy, greedy_again = capsys.readouterr().out.splitlines()
     assert sampled == sampled_again == at_the_end and sampled.startswith("sampled return")
-    assert greedy == greedy_again != sampled and greedy.startswith("greedy return")
+    assert greedy == greedy_again and greedy.startswith("greedy return")
+    assert greedy.split()[2] != sampled.split()[2]
     assert len(list(in_tmp.glob("runs/*"))) == 1
 
 
@@ -152,12 +118,10 @@ def test_videos(script, in_tmp, monkeypatch):
 
 
 @pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)
-def test_a_window_opens(script, in_tmp, monkeypatch, capsys):
+def test_a_window_opens(script, trained, monkeypatch, capsys):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.setenv("DISPLAY", ":0")
-    run_main(script, monkeypatch, "--env-id", "CartPole-v1", *SMALL.split())
-    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
-    run_main(script, monkeypatch, "--evaluate", path, "--render", "--eval-episodes", 1)
+    run_main(script, monkeypatch, "--evaluate", trained[1], "--render", "--eval-episodes", 1)
     assert "over 1 episodes" in capsys.readouterr().out
 
 
@@ -187,35 +151,21 @@ def test_what_is_no_checkpoint_is_refused(script, trained, flag, in_tmp, monkeyp
     assert path.read_bytes() == good and len(list((in_tmp / "runs").iterdir())) == 1
 
 
-def set_to(value, *keys):
-    """Changes one entry of a checkpoint; None deletes it."""
-
-    def change(checkpoint):
-        for key in keys[:-1]:
-            checkpoint = checkpoint[key]
-        if value is None:
-            del checkpoint[keys[-1]]
-        else:
-            checkpoint[keys[-1]] = value
-
-    return change
-
-
 @pytest.mark.parametrize(
     "change",
     [
-        set_to(None, "global_step"),
-        set_to("many", "global_step"),
-        set_to("many", "args", "num_envs"),
-        set_to(None, "agent"),
-        set_to([1], "agent"),
-        set_to("x", "agent", "actor.0.bias"),
-        set_to(torch.full((64,), torch.nan), "agent", "actor.0.bias"),
-        set_to(torch.zeros(3), "agent", "actor.0.bias"),
-        set_to(None, "optimizer"),
-        set_to(torch.zeros(3), "optimizer", "state", 0, "exp_avg"),
-        set_to(torch.zeros(()), "optimizer", "state", 0, "exp_avg_sq"),
-        set_to(None, "optimizer", "state", 0, "exp_avg"),
+        lambda checkpoint: checkpoint.pop("global_step"),
+        lambda checkpoint: checkpoint.update(global_step="many"),
+        lambda checkpoint: checkpoint["args"].update(num_envs="many"),
+        lambda checkpoint: checkpoint.pop("agent"),
+        lambda checkpoint: checkpoint.update(agent=[1]),
+        lambda checkpoint: checkpoint["agent"].update({"actor.0.bias": "x"}),
+        lambda checkpoint: checkpoint["agent"]["actor.0.bias"].fill_(torch.nan),
+        lambda checkpoint: checkpoint["agent"].update({"actor.0.bias": torch.zeros(3)}),
+        lambda checkpoint: checkpoint.pop("optimizer"),
+        lambda checkpoint: checkpoint["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+        lambda checkpoint: checkpoint["optimizer"]["state"][0].update(exp_avg_sq=torch.zeros(())),
+        lambda checkpoint: checkpoint["optimizer"]["state"][0].pop("exp_avg"),
     ],
 )
 def test_what_is_wrong_in_a_checkpoint_is_refused(script, trained, change, monkeypatch):
@@ -225,7 +175,7 @@ def test_what_is_wrong_in_a_checkpoint_is_refused(script, trained, change, monke
 
 
 def test_weights_that_are_not_finite_are_not_evaluated(script, trained, monkeypatch):
-    bad = changed(trained[1], set_to(torch.full((64,), torch.inf), "agent", "actor.0.bias"))
+    bad = changed(trained[1], lambda checkpoint: checkpoint["agent"]["actor.0.bias"].fill_(torch.inf))
     assert "actor.0.bias must be below inf" in refused(script, monkeypatch, "--evaluate", bad)
 
 
@@ -260,54 +210,32 @@ def test_a_disk_that_cannot_be_written_any_further(limit, script, trained, monke
     assert limit > 0 or path.read_bytes() == good
 
 
-def interrupt(script, monkeypatch, at):
-    """Makes the environment's Ctrl-C come at that step."""
-    from probes import Probe
-
-    step, calls = Probe.step, []
-
-    def interrupted(env, action):
-        calls.append(1)
-        if len(calls) == at:
-            raise KeyboardInterrupt
-        return step(env, action)
-
-    monkeypatch.setattr(Probe, "step", interrupted)
-
-
 def test_an_interrupted_run_says_where_it_is(script, in_tmp, monkeypatch):
-    interrupt(script, monkeypatch, at=2 * 16 * 2 + 5)
-    continuous = "true" if script.__name__ == "ppo_continuous" else "false"
-    flags = ["--env-id", "probes:Probe-v0", "--env-kwargs", f'{{"continuous": {continuous}}}', *SMALL.split()]
+    """Ctrl-C comes at each environment's tenth step: in the third iteration, and in the evaluation's fourth episode."""
+    env_kwargs = '{"where":"step","error":"KeyboardInterrupt","continuous":CONTINUOUS}'
+    flags = flags_for(script, f"--env-id probes:Faulty-v0 --env-kwargs {env_kwargs} --num-steps 4")
     message = "interrupted; if a checkpoint exists: (.*)"
     with pytest.raises(SystemExit, match=message) as exit_:
         run_main(script, monkeypatch, *flags, "--checkpoint-interval", 1, "--exp-name", "a b")
     python, path, *pasted = shlex.split(re.fullmatch(message, exit_.value.code)[1])
     assert (python, path, pasted[0]) == ("python", script.__file__, "--evaluate")
-    assert torch.load(pasted[1], weights_only=True)["global_step"] == 64
-    interrupt(script, monkeypatch, at=3)
+    assert torch.load(pasted[1], weights_only=True)["global_step"] == 16
     with pytest.raises(SystemExit, match="interrupted"):
         run_main(script, monkeypatch, *pasted, "--eval-episodes", 5)
     run_main(script, monkeypatch, *pasted)
-    run_main(script, monkeypatch, "--resume", pasted[1])
+    run_main(script, monkeypatch, "--resume", pasted[1], "--total-timesteps", 32)
 
 
-def test_a_link_to_a_checkpoint_stands_for_it(script, trained, in_tmp, monkeypatch):
-    """Resumed by a link elsewhere, the run goes on in its own directory."""
+def test_a_link_to_a_copy_of_a_checkpoint(script, trained, in_tmp, monkeypatch):
+    """The run goes on where the copy is and replaces checkpoint.pt, as the README says, not the copy, not the link."""
     _, path = trained
-    Path("latest.pt").symlink_to(path)
+    early = Path(shutil.copy(path, path.with_name("early.pt")))
+    Path("latest.pt").symlink_to(early)
+    before = early.read_bytes()
     run_main(script, monkeypatch, "--resume", "latest.pt", "--total-timesteps", 224)
-    assert torch.load(path, weights_only=True)["global_step"] == 224 and Path("latest.pt").is_symlink()
+    assert torch.load(path, weights_only=True)["global_step"] == 224
+    assert early.read_bytes() == before and Path("latest.pt").is_symlink()
     assert {path.name for path in in_tmp.iterdir()} == {"runs", "latest.pt"}
-
-
-def test_a_copy_is_kept_and_checkpoint_pt_replaced(script, trained, monkeypatch):
-    """As the README says, whatever the name of the file that a run continues."""
-    _, path = trained
-    copy_, before = path.with_name("early.pt"), path.read_bytes()
-    copy_.write_bytes(before)
-    run_main(script, monkeypatch, "--resume", copy_, "--total-timesteps", 224)
-    assert copy_.read_bytes() == before and torch.load(path, weights_only=True)["global_step"] == 224
 
 
 def test_two_runs_share_no_directory(script, in_tmp, monkeypatch):
@@ -332,6 +260,7 @@ def test_two_processes_that_save_in_one_place(script, trained, monkeypatch):
     monkeypatch.setattr(script.os, "getpid", lambda: next(pids))
 
     def other_saves_first(*paths):
+        assert torch.load(path, weights_only=True)["global_step"] == 192  # should this fail, nothing is lost
         monkeypatch.setattr(script.os, "replace", replace)
         script.save_checkpoint(path, args, 64, agent, optimizer)
         assert torch.load(path, weights_only=True)["global_step"] == 64
@@ -341,11 +270,3 @@ def test_two_processes_that_save_in_one_place(script, trained, monkeypatch):
     script.save_checkpoint(path, args, 32, agent, optimizer)
     assert torch.load(path, weights_only=True)["global_step"] == 32
     np.testing.assert_equal([p.name for p in path.parent.glob("checkpoint*")], ["checkpoint.pt"])
-
-
-def test_resume_with_observations_that_are_flattened(script, in_tmp, monkeypatch):
-    args = probe_args(script, "Dict", num_envs=2, num_steps=16, total_timesteps=96, update_epochs=1, eval_episodes=1)
-    train(script, args)
-    (path,) = in_tmp.glob("runs/*/checkpoint.pt")
-    run_main(script, monkeypatch, "--resume", path, "--total-timesteps", 128)
-    assert torch.load(path, weights_only=True)["global_step"] == 128

@@ -30,25 +30,15 @@ def test_nothing_is_saved_without_save_model(script, in_tmp, monkeypatch):
     assert not list(in_tmp.glob("runs/*/checkpoint*")) and list(in_tmp.glob("runs/*/events*"))
 
 
-def test_init_log_std_must_be_a_number(in_tmp, monkeypatch):
-    import ppo_continuous
-
-    refused(ppo_continuous, monkeypatch, "--init-log-std", "nan")
-
-
 def test_flags_that_exclude_each_other(script, trained, monkeypatch):
-    _, path = trained
-    assert "--resume or --evaluate, not both" in refused(script, monkeypatch, "--resume", path, "--evaluate", path)
+    evaluate = "--evaluate", trained[1]
+    assert "--resume or --evaluate, not both" in refused(script, monkeypatch, "--resume", trained[1], *evaluate)
+    assert "--no-cuda" in refused(script, monkeypatch, *evaluate, "--cuda")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    assert "--render needs a display" in refused(script, monkeypatch, *evaluate, "--render")
     monkeypatch.setenv("DISPLAY", ":0")
-    assert "no --capture-video" in refused(script, monkeypatch, "--evaluate", path, "--render", "--capture-video")
-    assert "--no-cuda" in refused(script, monkeypatch, "--evaluate", path, "--cuda")
-
-
-def test_the_other_script_is_named(script, in_tmp, monkeypatch):
-    other, env_id = {"ppo_discrete": ("ppo_continuous", "Pendulum-v1")}.get(
-        script.__name__, ("ppo_discrete", "CartPole-v1")
-    )
-    assert f"use {other}.py" in refused(script, monkeypatch, "--env-id", env_id)
+    assert "no --capture-video" in refused(script, monkeypatch, *evaluate, "--render", "--capture-video")
 
 
 @pytest.mark.parametrize("name", ["../../../x", "a b/c:d", "ok"])
@@ -102,14 +92,3 @@ def test_an_agent_in_ones_own_code_as_the_readme_says(trained_once, monkeypatch)
         exec(f"{act}; obs, _, terminated, truncated, _ = {step}", names)
         if names["terminated"] | names["truncated"]:
             exec(reset, names)
-
-
-@pytest.mark.parametrize("env_kwargs", ["{}", '{"length": 2}'])
-def test_a_misspelt_argument_in_an_environment_is_no_flag(script, env_kwargs, in_tmp, monkeypatch):
-    with pytest.raises(TypeError, match="lenght"):
-        run_main(script, monkeypatch, "--env-id", "probes:Misspelt-v0", "--env-kwargs", env_kwargs)
-
-
-def test_nan_in_the_observation_after_an_end(script, in_tmp, monkeypatch):
-    flags = flags_for(script, '--env-id probes:BadReset-v0 --env-kwargs {"length":3,"continuous":CONTINUOUS}')
-    assert re.search("error: obs must be below", refused(script, monkeypatch, *flags))

@@ -7,8 +7,6 @@ from conftest import probe_args, train
 
 import ppo_continuous
 
-OBS = {"low": [[-1.0]], "high": [[1.0]]}
-
 
 def values(agent, obs):
     with torch.no_grad():
@@ -34,37 +32,25 @@ def learn(script, in_tmp):
     return learn
 
 
-@pytest.mark.parametrize("script", ["ppo_continuous"], indirect=True)  # the same text in both, test_files.py
-def test_value_of_a_constant_reward(learn):
-    agent = learn("Probe", update_epochs=10)
-    assert values(agent, [[0.0]]) == pytest.approx([1], abs=0.05)
+LONG = {"gamma": 0.9, "total_timesteps": 8 * 32 * 80}
+DISCOUNTED = (1 - 0.9 ** np.arange(10, 0, -1)) / (1 - 0.9)  # the sum of gamma^i over the steps left
 
 
-@pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)  # the same text in both, test_files.py
-def test_value_depends_on_the_observation(learn):
-    agent = learn("ObservedReward")
-    assert values(agent, [[-1.0], [1.0]]) == pytest.approx([-1, 1], abs=0.1)
-
-
-@pytest.mark.parametrize("script", ["ppo_continuous"], indirect=True)  # the same text in both, test_files.py
-def test_value_of_a_late_reward_is_discounted(learn):
-    agent = learn("LateReward", env_kwargs='{"length": 3, ', gamma=0.5)
-    assert values(agent, steps(3)) == pytest.approx([0.25, 0.5, 1], abs=0.05)
-
-
-@pytest.mark.parametrize("script", ["ppo_discrete"], indirect=True)  # the same text in both, test_files.py
-def test_time_limits_do_not_lower_values(learn):
-    """Reward 1 each step, forever but for a time limit: worth 1 / (1 - gamma) = 10, also just before the limit."""
-    agent = learn("Probe", env_kwargs='{"length": 10, "truncate": true, ', gamma=0.9, total_timesteps=8 * 32 * 80)
-    assert values(agent, steps(11)) == pytest.approx(np.full(11, 10), abs=0.5)
-
-
-@pytest.mark.parametrize("script", ["ppo_continuous"], indirect=True)  # the same text in both, test_files.py
-def test_terminations_do_lower_values(learn):
-    """Reward 1 each step until the termination after 10 steps: worth the sum of gamma^i over the steps left."""
-    agent = learn("Probe", env_kwargs='{"length": 10, ', gamma=0.9, total_timesteps=8 * 32 * 80)
-    expected = (1 - 0.9 ** np.arange(10, 0, -1)) / (1 - 0.9)
-    assert values(agent, steps(10)) == pytest.approx(expected, abs=0.3)
+@pytest.mark.parametrize(
+    ("script", "probe", "env_kwargs", "flags", "obs", "expected", "tolerance"),
+    [
+        ("ppo_discrete", "ObservedReward", {}, {}, [[-1], [1]], [-1, 1], 0.1),
+        ("ppo_continuous", "LateReward", {"length": 3}, {"gamma": 0.5}, steps(3), [0.25, 0.5, 1], 0.05),
+        # Reward 1 each step, forever but for a time limit: worth 1 / (1 - gamma) = 10, also just before the limit.
+        ("ppo_discrete", "Probe", {"length": 10, "truncate": True}, LONG, steps(11), [10] * 11, 0.5),
+        ("ppo_continuous", "Probe", {"length": 10}, LONG, steps(10), DISCOUNTED, 0.3),  # until the termination
+    ],
+    indirect=["script"],  # the same text in both, test_files.py
+    ids=["depends on the observation", "late reward", "time limits", "terminations"],
+)
+def test_values(learn, probe, env_kwargs, flags, obs, expected, tolerance):
+    agent = learn(probe, env_kwargs=env_kwargs, **flags)
+    assert values(agent, obs) == pytest.approx(expected, abs=tolerance)
 
 
 def test_policy_prefers_the_rewarded_action(learn):
@@ -85,8 +71,8 @@ def test_policy_depends_on_the_observation(learn, norm_obs):
 def test_the_size_of_the_action_box_does_not_matter(in_tmp):
     agents = []
     for scale, dtype in ((1, "float32"), (1e-3, "float64"), (1e3, "float32")):
-        env_kwargs = f'{{"scale": {scale}, "dtype": "{dtype}", '
-        agents.append(train(ppo_continuous, probe_args(ppo_continuous, "Target", env_kwargs=env_kwargs)))
+        args = probe_args(ppo_continuous, "Target", env_kwargs={"scale": scale, "dtype": dtype})
+        agents.append(train(ppo_continuous, args))
         action = act(agents[-1], [[0.0]], greedy=True)
         assert action.item() == pytest.approx(0.5, abs=0.1)  # of the box
     for agent in agents[1:]:  # not only as well: it learns the same, but for rounding

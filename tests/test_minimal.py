@@ -7,13 +7,16 @@ import gymnasium as gym
 import pytest
 import torch
 from conftest import ROOT, run_script
+from test_training import Recording
 
 import ppo_minimal_cartpole as minimal
 
+ENV = {"id": "CartPole-v1", "max_episode_steps": 20}  # so that both kinds of ends occur
 
-def collect(num_steps, env=None):
+
+def collect(num_steps):
     torch.manual_seed(0)
-    env = env or gym.make("CartPole-v1")
+    env = gym.make(**ENV)
     obs, _ = env.reset(seed=0)
     agent = minimal.PolicyValueNet(4, 2)
     return agent, *minimal.collect_trajectories(env, agent, obs, num_steps)
@@ -33,7 +36,7 @@ def test_trajectories():
     _, rollout, obs_after = collect(100)
     for name, tensor in rollout.items():
         assert tensor.shape == ((100, 4) if "obs" in name else (100,)), name
-    env = gym.make("CartPole-v1")
+    env = gym.make(**ENV)
     obs, _ = env.reset(seed=0)
     for t in range(100):
         assert rollout["obs"][t].tolist() == obs.tolist()
@@ -43,12 +46,7 @@ def test_trajectories():
         assert rollout["done"][t] == (terminated or truncated)
         if terminated or truncated:
             obs, _ = env.reset()
-    assert rollout["done"].sum() >= 3 and obs_after.tolist() == obs.tolist()
-
-
-def test_a_time_limit_is_no_termination():
-    _, rollout, _ = collect(20, gym.make("CartPole-v1", max_episode_steps=5))
-    assert rollout["done"].nonzero().flatten().tolist() == [4, 9, 14, 19] and not rollout["terminated"].any()
+    assert rollout["done"].sum() > rollout["terminated"].sum() > 0 and obs_after.tolist() == obs.tolist()
 
 
 def test_the_batch():
@@ -67,55 +65,30 @@ def test_the_batch():
 @pytest.mark.parametrize(("num_minibatches", "max_grad_norm"), [(8, 0.5), (1, 1e9)])
 def test_an_update_is_the_right_number_of_clipped_steps(num_minibatches, max_grad_norm):
     """None is longer than the largest norm allows; where nothing is learned, all gradients of a batch are the same."""
-    norms = []
-
-    class Recording(torch.optim.SGD):
-        def step(self):
-            norms.append(torch.cat([p.grad.flatten() for p in agent.parameters()]).norm().item())
-
-    class Args(minimal.Args):
-        pass
-
-    Args.num_minibatches, Args.max_grad_norm = num_minibatches, max_grad_norm
+    args = minimal.Args()
+    args.num_minibatches, args.max_grad_norm = num_minibatches, max_grad_norm
     agent, rollout, _ = collect(100)
-    batch = minimal.make_batch(agent, rollout, Args)
+    batch = minimal.make_batch(agent, rollout, args)
     batch["returns"] += 100
-    minimal.ppo_update(agent, Recording(agent.parameters(), lr=1e-3), batch, Args)
-    assert len(norms) == 10 * num_minibatches and max(norms) <= max_grad_norm + 1e-5
-    assert norms == pytest.approx([min(norms[0], max_grad_norm)] * len(norms), rel=1e-3)
+    optimizer = Recording(agent, 0.0)
+    minimal.ppo_update(agent, optimizer, batch, args)
+    norms = optimizer.norms
+    assert norms == pytest.approx([norms[0]] * 10 * num_minibatches, rel=1e-3)
+    assert min(max_grad_norm, 1) - 1e-3 < norms[0] < max_grad_norm + 1e-5
 
 
-def test_the_seed_and_the_learning_rate(capsys):
-    class Short(minimal.Args):
-        num_iterations, num_steps = 2, 64
-
-    class Still(Short):
-        learning_rate = 0.0
-
-    def weights(args):
-        return next(minimal.train_ppo_cartpole(3, args).parameters())
-
-    torch.manual_seed(3)
-    initial = next(minimal.PolicyValueNet(4, 2).parameters())  # the first thing that the seed draws
-    torch.manual_seed(4)
-    assert not torch.equal(next(minimal.PolicyValueNet(4, 2).parameters()), initial)
-    trained = weights(Short)
-    assert torch.equal(weights(Short), trained) and not torch.equal(trained, initial)
-    assert torch.equal(weights(Still), initial)
-
-
-def test_the_schedule(capsys):
-    """Of two iterations, the second has half the learning rate."""
+def test_the_seed_and_the_schedule(capsys):
+    """The seed is that of the weights, too. Of two iterations, the second has half the learning rate."""
 
     class Short(minimal.Args):
-        num_iterations, num_steps = 2, 64
+        num_iterations, num_steps, learning_rate = 2, 64, 2e-3
 
     torch.manual_seed(3)
     env = gym.make("CartPole-v1")
     obs, _ = env.reset(seed=3)
     agent = minimal.PolicyValueNet(4, 2)
     optimizer = torch.optim.Adam(agent.parameters())
-    for learning_rate in 1e-3, 5e-4:
+    for learning_rate in 2e-3, 1e-3:
         optimizer.param_groups[0]["lr"] = learning_rate
         rollout, obs = minimal.collect_trajectories(env, agent, obs, 64)
         minimal.ppo_update(agent, optimizer, minimal.make_batch(agent, rollout, Short), Short)

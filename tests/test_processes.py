@@ -11,17 +11,11 @@ import torch
 from conftest import ROOT, SMALL, env_for, run_script
 
 
-def torchrun(arguments, cwd, num_processes=2):
-    """A started torchrun, with both outputs in one pipe."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
-        + [str(argument) for argument in arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def torchrun(*arguments, cwd):
+    """Two started processes, with both outputs of both in one pipe."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 SPY = """
@@ -66,7 +60,7 @@ def test_two_processes_train_one_agent(script, trained, tmp_path):
     code = SPY.format(script=script.__name__, env_id=env_for(script), checkpoint=trained[1])
     (tmp_path / "spy.py").write_text(code)
     before = list(trained[1].parent.iterdir())
-    job = torchrun(["spy.py"], tmp_path)
+    job = torchrun("spy.py", cwd=tmp_path)
     output, _ = job.communicate(timeout=120)
     assert job.returncode == 0, output
     assert output.count("greedy return") == 1
@@ -81,9 +75,8 @@ def test_two_processes_train_one_agent(script, trained, tmp_path):
         assert len(mine["obs"]) == len(other["obs"]) == 2 * 64 and not torch.equal(mine["obs"], other["obs"])
     obs = torch.cat([batch["obs"] for process in (first, second) for batch in process["batches"]]).double()
     torch.testing.assert_close(first["agent"]["obs_statistics.mean"].double(), obs.mean(0))
-    torch.testing.assert_close(
-        first["agent"]["obs_statistics.std"].double(), obs.std(0, correction=0), rtol=1e-4, atol=0
-    )
+    std = first["agent"]["obs_statistics.std"].double()
+    torch.testing.assert_close(std, obs.std(0, correction=0), rtol=1e-4, atol=0)
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["optimizer"]["state"]
     # Some updates ended early, at the same step in both processes, or one would wait for the other.
     assert 4 <= max(moments["step"] for moments in state.values()) < 4 * 16
@@ -92,7 +85,7 @@ def test_two_processes_train_one_agent(script, trained, tmp_path):
 @pytest.mark.process
 def test_a_killed_process_ends_the_job_and_it_can_go_on(tmp_path):
     flags = "--num-steps 64 --total-timesteps 40960 --checkpoint-interval 1 --num-minibatches 2 --update-epochs 1"
-    job = torchrun([ROOT / "ppo_discrete.py", "--env-id", "CartPole-v1", *flags.split()], tmp_path)
+    job = torchrun(ROOT / "ppo_discrete.py", "--env-id", "CartPole-v1", *flags.split(), cwd=tmp_path)
     for line in job.stdout:
         if "step " in line:
             break
@@ -105,7 +98,7 @@ def test_a_killed_process_ends_the_job_and_it_can_go_on(tmp_path):
     steps = torch.load(checkpoint, weights_only=True)["global_step"]
     assert steps > 0
     again = f"--resume {checkpoint} --total-timesteps {steps + 2048} --eval-episodes 2"
-    job = torchrun([ROOT / "ppo_discrete.py", *again.split()], tmp_path)
+    job = torchrun(ROOT / "ppo_discrete.py", *again.split(), cwd=tmp_path)
     output, _ = job.communicate(timeout=120)
     assert job.returncode == 0 and output.count("greedy return") == 1, output
 
@@ -113,11 +106,7 @@ def test_a_killed_process_ends_the_job_and_it_can_go_on(tmp_path):
 @pytest.mark.process
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda(script, tmp_path):
-    flags = f"--cuda --env-id {env_for(script)} {SMALL} --target-kl 0.1"
-    result = run_script(script.__name__, flags, tmp_path)
-    assert result.returncode == 0, result.stderr
-    (checkpoint,) = tmp_path.glob("runs/*/checkpoint.pt")
-    again = run_script(script.__name__, f"--evaluate {checkpoint} --no-cuda --eval-episodes 2", tmp_path)
-    assert again.returncode == 0 and "greedy return" in again.stdout, again.stderr
-    longer = run_script(script.__name__, f"--resume {checkpoint} --total-timesteps 192", tmp_path)
-    assert longer.returncode == 0 and "greedy return" in longer.stdout, longer.stderr
+    train = f"--cuda --env-id {env_for(script)} {SMALL} --target-kl 0.1"
+    for flags in train, "--evaluate {} --no-cuda --eval-episodes 2", "--resume {} --total-timesteps 192":
+        result = run_script(script.__name__, flags.format(*tmp_path.glob("runs/*/checkpoint.pt")), tmp_path)
+        assert result.returncode == 0 and "greedy return" in result.stdout, result.stderr
