@@ -68,10 +68,8 @@ def run_script(script, flags, cwd):
 
 def train(script, args, checkpoint=None):
     """As `main` starts it, in a new directory under runs/, or in that of the run to go on with."""
-    runs = Path("runs")
-    return script.train(
-        args, args.resume.parent if args.resume else runs / f"run-{len(list(runs.glob('*')))}", checkpoint
-    )
+    new = Path("runs", f"run-{len(list(Path('runs').glob('*')))}")
+    return script.train(args, args.resume.parent if args.resume else new, checkpoint)
 
 
 def run_main(script, monkeypatch, *flags):
@@ -107,10 +105,7 @@ def env_for(script, discrete="CartPole-v1", continuous="Pendulum-v1"):
 def flags_for(script, flags):
     """Flags as words, on a small run; CONTINUOUS and ENV stand for what suits the script."""
     continuous = "true" if script.__name__ == "ppo_continuous" else "false"
-    return [
-        word.replace("CONTINUOUS", continuous).replace("ENV", env_for(script))
-        for word in [*SMALL.split(), *flags.split()]
-    ]
+    return f"{SMALL} {flags}".replace("CONTINUOUS", continuous).replace("ENV", env_for(script)).split()
 
 
 def probe_args(script, probe, env_kwargs=None, **kwargs):

@@ -21,10 +21,9 @@ from verify import compare
 @pytest.fixture
 def results(monkeypatch, tmp_path):
     """A copy of the rows, which a test may change."""
-    for path in launcher.RESULTS.glob("*.jsonl"):
-        (tmp_path / path.name).write_text(path.read_text())
-    monkeypatch.setattr(launcher, "RESULTS", tmp_path)
-    return tmp_path
+    copied = Path(shutil.copytree(launcher.RESULTS, tmp_path / "results"))
+    monkeypatch.setattr(launcher, "RESULTS", copied)
+    return copied
 
 
 def test_every_block_of_the_documentation_is_made_of_the_rows():

@@ -8,14 +8,12 @@ import subprocess
 import sys
 import tokenize
 import tomllib
-from pathlib import Path
 
 import pytest
+from conftest import ROOT, SCRIPTS
 
 pytestmark = pytest.mark.quick
 
-ROOT = Path(__file__).parent.parent
-SCRIPTS = ("ppo_discrete", "ppo_continuous")
 TEST_PACKAGES = {"pytest", "pytest-xdist", "ruff"}
 LIMITS = {  # lines, code tokens
     "ppo_discrete": (500, 4100),

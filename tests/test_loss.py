@@ -85,6 +85,6 @@ def test_loss_and_its_terms_and_gradient(script, variant):
 
 def test_the_minimal_script_has_the_same_loss():
     inputs, args = sample(), ppo_minimal_cartpole.Args()
-    args.ent_coef = 0.3
+    args.clip_coef, args.ent_coef, args.vf_coef = 0.1, 0.3, 0.7
     loss = ppo_loss(ppo_minimal_cartpole, inputs, args)
     assert loss.item() == pytest.approx(expected_loss(inputs, args)[0])

@@ -6,7 +6,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 import torch
-from conftest import ROOT, run_script
+from conftest import run_script
 from test_training import Recording
 
 import ppo_minimal_cartpole as minimal
@@ -52,12 +52,15 @@ def test_trajectories():
 def test_the_batch():
     agent, rollout, _ = collect(100)
     rollout["rewards"] += torch.arange(100)
-    batch = minimal.make_batch(agent, rollout, minimal.Args)
+    args = minimal.Args()
+    assert (args.gamma, args.gae_lambda, args.reward_scale) == (0.99, 0.95, 0.01)
+    args.gamma, args.gae_lambda, args.reward_scale = 0.9, 0.8, 0.1
+    batch = minimal.make_batch(agent, rollout, args)
     policy, values = agent(rollout["obs"])
     torch.testing.assert_close(batch["old_log_probs"], policy.log_prob(rollout["actions"]))
     _, next_values = agent(rollout["next_obs"])
     ends = rollout["terminated"], rollout["done"]
-    advantages = minimal.compute_gae(0.01 * rollout["rewards"].float(), values, next_values, *ends, 0.99, 0.95)
+    advantages = minimal.compute_gae(0.1 * rollout["rewards"].float(), values, next_values, *ends, 0.9, 0.8)
     torch.testing.assert_close(batch["returns"], advantages + values)
     torch.testing.assert_close(batch["advantages"], (advantages - advantages.mean()) / advantages.std())
 
@@ -105,8 +108,3 @@ def test_it_learns_copied_alone_into_an_empty_folder(tmp_path):
     returns = [int(number) for number in re.findall(r"mean return (\d+) of 500", result.stdout)]
     assert len(returns) == 12 and returns[0] < 50 and returns[-1] > 100
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
-
-
-@pytest.mark.parametrize("attribute", ["gamma", "clip_coef", "ent_coef"])
-def test_hyperparameters_stand_in_one_place(attribute):
-    assert len(re.findall(rf"(?m)^    {attribute} = ", (ROOT / "ppo_minimal_cartpole.py").read_text())) == 1
