@@ -219,6 +219,7 @@ def test_the_run_says_how_it_goes(script, in_tmp, monkeypatch, capsys):
     *lines, evaluation_line, last = capsys.readouterr().out.splitlines()
     assert len(lines) == 16  # after every second of 31 iterations, and at the end
     assert all(re.fullmatch(r"step \d+/1000: \d+ steps/s(, return -?[\d.]+)?", line) for line in lines)
+    assert lines[0].startswith("step 64/1000")
     assert lines[-1].startswith("step 992/1000")  # whole iterations only, but the last line is of the last one
     assert evaluation_line.startswith("greedy return ") and " over 2 episodes" in evaluation_line
     run_dir = next(in_tmp.glob("runs/*")).relative_to(in_tmp)
