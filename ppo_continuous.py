@@ -246,7 +246,7 @@ def ppo_loss(agent, batch, args):
 
 
 def ppo_update(agent, optimizer, batch, args):
-    """Trains the agent (or DistributedDataParallel of it). Returns metrics of the last minibatch."""
+    """Trains the agent (or its DistributedDataParallel). Returns metrics of the last minibatch."""
     parameters = list(agent.parameters())  # a list: clip_grad_norm_ would use up a generator
     for _ in range(args.update_epochs):
         for indices in torch.randperm(len(batch["obs"])).tensor_split(args.num_minibatches):
@@ -495,8 +495,8 @@ def main():
     check_args(args, checkpoint["global_step"] if args.resume else 0)
     Distribution.set_default_validate_args(False)  # saves time
     torch.set_num_threads(1)  # for small matrices, a second thread is not worth its start
-    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{time.time_ns()}"
-    run_dir = path.resolve().parent if path else Path("runs", re.sub(r"[^\w.-]+", "-", name))  # only rank 0's is made
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{sum_over_processes(torch.tensor(time.time_ns()))}"
+    run_dir = path.resolve().parent if path else Path("runs", re.sub(r"[^\w.-]+", "-", name))  # one for all processes
     try:
         if args.evaluate:
             envs = make_envs(args, 1)

@@ -1,6 +1,7 @@
 """Several processes that train one agent, as torchrun starts them; and a GPU, where there is one."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,9 @@ SPY = """
 import sys, {script} as script, torch, torch.distributed as dist
 from pathlib import Path
 
-for flags in (["--num-envs", "3"], ["--evaluate", "{checkpoint}"]):
+env_kwargs = '{{"where": "first reset", "error": "KeyboardInterrupt", "continuous": true}}'
+interrupted = ["--env-id", "probes:Faulty-v0", "--env-kwargs", env_kwargs]
+for flags in (["--num-envs", "3"], ["--evaluate", "{checkpoint}"], interrupted):
     sys.argv[1:] = flags
     try:
         script.main()
@@ -56,7 +59,7 @@ script.os._exit(0)
 @pytest.mark.parametrize("script", ["ppo_continuous"], indirect=True)  # the other one is killed and resumed below
 def test_two_processes_train_one_agent(script, trained, tmp_path):
     """Bit by bit the same weights and statistics, from other transitions of all their environments. Before that, they
-    refuse environments that cannot be shared equally, and an evaluation."""
+    refuse environments that cannot be shared equally, and an evaluation, and name one directory when interrupted."""
     code = SPY.format(script=script.__name__, env_id=env_for(script), checkpoint=trained[1])
     (tmp_path / "spy.py").write_text(code)
     before = list(trained[1].parent.iterdir())
@@ -66,6 +69,8 @@ def test_two_processes_train_one_agent(script, trained, tmp_path):
     assert output.count("greedy return") == 1
     assert output.count("error: --num-envs must be a multiple of 2") == 2
     assert output.count("error: --evaluate runs in one process") == 2
+    first, second = re.findall("interrupted; .*", output)
+    assert first == second
     assert list(trained[1].parent.iterdir()) == before and list((tmp_path / "runs").iterdir()) == [trained[1].parent]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, tensor in first["agent"].items():
