@@ -64,7 +64,7 @@ class Args:
     clip_coef: PositiveFloat = 0.2  # epsilon of the clipped objective; inf: no clipping
     clip_vloss: bool = False  # clip the change of the values by clip-coef, too
     ent_coef: NonNegativeFloat = 0.0  # weight of the entropy bonus
-    vf_coef: NonNegativeFloat = 0.5  # weight of the value loss, which has a factor of 0.5 itself
+    vf_coef: NonNegativeFloat = 0.5  # weight of the value loss, 0.5 * mean squared error
     max_grad_norm: PositiveFloat = 5.0  # longer gradients are scaled down; 0.5 is usual; inf: never
     target_kl: PositiveFloat | None = 0.05  # a minibatch with a larger approx_kl ends the iteration's update
     exp_name: str = Path(__file__).stem  # name of the experiment, part of the run directory's name
@@ -118,7 +118,7 @@ class RewardSumStatistics(RunningStatistics):
         for t in range(len(rewards)):
             sums[t] = rewards[t] + gamma * self.latest_sums
             self.latest_sums = sums[t] * ~done[t]  # 0 where the next episode begins
-        # Zeros, which Gymnasium's NormalizeReward counts, make rms tiny where rewards are rare.
+        # S is 0 until a first reward. If that counted, rms would be tiny where rewards are rare.
         self.update(sums[sums != 0])  # the mask makes a flat tensor of them
 
 
@@ -273,7 +273,7 @@ def train(args, run_dir, checkpoint=None):
     if checkpoint:
         restore(checkpoint, agent, optimizer)
     global_step = checkpoint["global_step"] if checkpoint else 0
-    # DDP averages gradients over processes. static_graph allows parameters without, as in forks.
+    # DDP averages gradients over processes. static_graph: a fork may have parameters that get none.
     ddp_agent = nn.parallel.DistributedDataParallel(agent, static_graph=True) if world_size > 1 else agent
     # Seeds for torch and for each environment. They differ between processes, and after --resume.
     seeds = np.random.SeedSequence([args.seed, rank, global_step]).generate_state(1 + envs.num_envs).tolist()
@@ -289,8 +289,8 @@ def train(args, run_dir, checkpoint=None):
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
         exit_unless_finite(rollout, limit=1e18)  # float32 overflows at 3.4e38, the square of 1.8e19
         global_step += steps_per_iteration
-        # A deviation from the PPO paper: actions were drawn with the old statistics, but old_log_probs are computed
-        # with the new ones, so that ratios start at 1. The KL of the two policies was at most 0.008, see benchmarks/.
+        # A deviation from the PPO paper: actions were drawn with the old statistics, but old_log_probs use new ones.
+        # The KL of the two was at most 0.008. Updating statistics after ppo_update learned worse, see benchmarks/.
         agent.obs_statistics.update(rollout["obs"].flatten(0, 1))
         agent.reward_sum_statistics.add_rewards(rollout["rewards"], rollout["done"], args.gamma)
         batch = make_batch(agent, rollout, args)
@@ -331,7 +331,7 @@ class Logger:  # writes curves, prints progress; owns the clock and the latest e
         with exit_with("cannot write the run directory", OSError):
             run_dir.mkdir(parents=True, exist_ok=global_step > 0)  # only a resumed run has one
             (run_dir / f"flags-{global_step}.txt").write_text(str(args))
-        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # hides later points, on --resume
+        self.writer = SummaryWriter(run_dir, purge_step=global_step + 1)  # --resume hides points after the checkpoint
         self.start_step = global_step
         self.start_time = time.perf_counter()
         self.steps_per_second = 0
@@ -389,7 +389,7 @@ def evaluate(agent, envs, args, video_dir):
     torch.manual_seed(args.seed)  # of sampled actions
     if args.capture_video:
         envs = gym.wrappers.vector.RecordVideo(envs, video_dir)  # of episodes 0, 1, 8, 27 ...
-    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # a backstop: time limits come first
+    max_steps = max(envs.spec.max_episode_steps or 0, 10_000)  # ends episodes without a time limit
     returns = np.zeros(args.eval_episodes)
     num_cut_off = 0
     for episode in range(args.eval_episodes):
@@ -495,7 +495,7 @@ def main():
     check_args(args, checkpoint["global_step"] if args.resume else 0)
     Distribution.set_default_validate_args(False)  # saves time
     torch.set_num_threads(1)  # for small matrices, a second thread is not worth its start
-    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{sum_over_processes(torch.tensor(time.time_ns()))}"
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{sum_over_processes(torch.tensor(time.time_ns() // 1000))}"
     run_dir = path.resolve().parent if path else Path("runs", re.sub(r"[^\w.-]+", "-", name))  # one for all processes
     try:
         if args.evaluate:
