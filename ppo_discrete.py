@@ -107,8 +107,8 @@ class RunningStatistics(nn.Module):
 
 
 class RewardSumStatistics(RunningStatistics):
-    """Rewards are divided by the rms of S, so that returns are about 1 in size. S sums past rewards:
-    S[t] = rewards[t] + gamma * S[t - 1]. A return sums future ones, and is about as large."""
+    """Rewards are divided by the rms of S, a discounted sum of past rewards: S[t] = rewards[t] + gamma * S[t - 1].
+    Returns, sums of future rewards, are about as large as S. So they become about 1 in size."""
 
     latest_sums = 0  # latest S: 0, then a tensor [num_envs]; no buffer, so not in checkpoints
 
@@ -284,7 +284,7 @@ def train(args, run_dir, checkpoint=None):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
-        exit_unless_finite(rollout, limit=1e18)  # float32 overflows at 3.4e38, the square of 1.8e19
+        exit_unless_finite(rollout, limit=1e18)  # beyond it, squared errors may overflow float32
         global_step += steps_per_iteration
         # A deviation from the PPO paper: actions were drawn with the old statistics, but old_log_probs use new ones.
         # The KL of the two was at most 0.008. Updating statistics after ppo_update learned worse, see benchmarks/.
