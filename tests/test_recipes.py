@@ -177,12 +177,12 @@ for env in Picture, Planes, Clock, Heads, Buttons, Forbidden, ForbiddenByMethod,
 
 def apply(patch, text):
     """The patched text. What a hunk removes must stand once in the text, in the patch's order, with the line before and
-    after it; or without one or both, which is `patch`'s fuzz, where the main scripts differ."""
+    after it; or without both, `patch`'s fuzz, where the main scripts differ. To add lines alone, both are needed."""
     done = ""
     for hunk in re.findall(r"^@@ .*? @@.*?\n((?:[ +-].*\n|\n)+)", patch, re.MULTILINE):
         lines = hunk.splitlines(keepends=True)
-        for first, last in ((0, 0), (1, 0), (0, 1), (1, 1)):
-            part = lines[first : len(lines) - last]
+        for fuzz in (0, 1):
+            part = lines[fuzz : len(lines) - fuzz]
             old, new = ("".join(line[1:] for line in part if line[0] != sign) for sign in "+-")
             if text.count(old) == 1:
                 break
@@ -217,7 +217,12 @@ def recipe(in_tmp):
 
 @pytest.mark.parametrize(("name", "script"), [(name, script) for name in PATCHES for script in fits(name)])
 def test_the_patched_script_is_formatted(name, script, in_tmp):
+    """And it is what `patch` makes of the main script, where there is a `patch`."""
     Path("my_ppo.py").write_text(apply(PATCHES[name], (ROOT / f"{script}.py").read_text()))
+    if shutil.which("patch"):
+        files = [ROOT / f"{script}.py", ROOT / f"recipes/{name}.patch"]
+        assert subprocess.run(["patch", "-so", "real.py", *files], stdout=subprocess.DEVNULL).returncode == 0
+        assert Path("real.py").read_text() == Path("my_ppo.py").read_text()
     for command in ["format", "--check"], ["check"]:
         command = [sys.executable, "-m", "ruff", *command, "--config", ROOT / "pyproject.toml", "my_ppo.py"]
         result = subprocess.run(command, capture_output=True, cwd=in_tmp, text=True)
