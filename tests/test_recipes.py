@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, env_for, refused, scalars, train
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
-from probes import ObservedReward, Probe
+from probes import ObservedReward, Probe, Spaces
 from tasks import TorchPendulum
 
 PATCHES = {path.stem: path.read_text() for path in sorted((ROOT / "recipes").glob("*.patch"))}
@@ -42,7 +42,7 @@ class Picture(Probe):
 class Planes(Picture):
     """The same on a grid, as MinAtar observes its games."""
 
-    observation_space = Box(0, 1, (10, 10, 4), bool)
+    observation_space = Box(0, 1, (20, 10, 4), bool)
 
 
 class Clock(Probe):
@@ -63,7 +63,7 @@ class Heads(ObservedReward):
     action_space = MultiDiscrete([2, 3])
 
     def reward(self, action):
-        return float(np.mean(np.equal(action, (1, 0) if self.sign > 0 else (0, 2))))
+        return float((action == ((1, 0) if self.sign > 0 else (0, 2))).mean())  # actions are arrays
 
 
 class Buttons(ObservedReward):
@@ -142,6 +142,7 @@ class Leavers:
         terminated = {agent: agent == "b" for agent in actions}
         truncated = {agent: agent == "a" and self.steps == 3 for agent in actions}
         self.agents = [agent for agent in actions if not terminated[agent] and not truncated[agent]]
+        self.agents = self.agents or ["a", "b"]  # a common mistake: after the end there should be none
         return obs, rewards, terminated, truncated, {}
 
     def close(self):
@@ -154,7 +155,7 @@ parallel_env = Leavers
 class Signs:
     """A simulator of one-step episodes: the action that names the observed sign earns 1."""
 
-    single_action_space = Discrete(2)
+    single_action_space = Discrete(2, start=5)
 
     def __init__(self, num_envs, device):
         self.num_envs = num_envs
@@ -164,7 +165,7 @@ class Signs:
         return self.signs.unsqueeze(1), {}
 
     def step(self, actions):
-        rewards, ends = (actions == self.signs).float(), torch.ones(self.num_envs)
+        rewards, ends = (actions - 5 == self.signs).float(), torch.ones(self.num_envs)
         return self.reset()[0], rewards, ends, 0 * ends, {}
 
     def close(self):
@@ -173,6 +174,7 @@ class Signs:
 
 for env in Picture, Planes, Clock, Heads, Buttons, Forbidden, ForbiddenByMethod, Cue:
     gym.register(f"{env.__name__}-v0", env, max_episode_steps=100)
+gym.register("Tiny-v0", Spaces, kwargs={"observation_space": Box(0, 1, (3, 3, 2), bool)})
 
 
 def apply(patch, text):
@@ -413,6 +415,7 @@ def test_what_a_step_led_to_where_the_simulator_has_reset(recipe, final_obs):
 @pytest.mark.parametrize(
     ("name", "flags", "words"),
     [
+        ("images_discrete", "--env-id Tiny-v0", "planes of bool from 5 x 5"),
         ("several_agents", "--env-id LunarLander-v3", "parallel_env"),
         ("several_agents", "--env-id json", "parallel_env"),
         ("batched_simulator_discrete", "--env-id LunarLander-v3", "module:function"),
