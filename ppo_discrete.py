@@ -99,11 +99,11 @@ class RunningStatistics(nn.Module):
         x = samples.double()
         powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(1))
-        count = self.totals[0].clamp(min=1)  # not 0, to divide by
+        count = self.totals[0].clamp_min(1)  # not 0, to divide by
         mean, mean_square = self.totals[1:] / count  # each [*shape]
         self.mean.copy_(mean)
-        self.std.copy_((mean_square - mean**2).clamp(min=1e-16).sqrt())  # at least 1e-8
-        self.rms.copy_(mean_square.clamp(min=1e-16).sqrt())
+        self.std.copy_((mean_square - mean**2).clamp_min(1e-16).sqrt())  # at least 1e-8
+        self.rms.copy_(mean_square.clamp_min(1e-16).sqrt())
 
 
 class RewardSumStatistics(RunningStatistics):
@@ -416,8 +416,8 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # declares float32; gym.vector casts to it
 
-    def reset(self, **kwargs):
-        return self.env.reset(**kwargs)[0], {}  # info is unused, and gym.vector fails to stack some
+    def reset(self, seed=None, options=None):  # without options: gym.vector makes them {}
+        return self.env.reset(seed=seed)[0], {}  # info is unused; gym.vector fails to stack some
 
     def step(self, action):
         obs, reward, terminated, truncated, _ = self.env.step(action)

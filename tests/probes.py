@@ -45,6 +45,7 @@ class Probe(gym.Env):
         return {}
 
     def reset(self, *, seed=None, options=None):
+        assert options is None  # not {}: nobody has given any
         super().reset(seed=seed)
         self.steps = 0
         self.begin()
