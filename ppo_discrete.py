@@ -108,7 +108,7 @@ class RunningStatistics(nn.Module):
 
 class RewardSumStatistics(RunningStatistics):
     """Rewards are divided by the rms of S, a discounted sum of past rewards: S[t] = rewards[t] + gamma * S[t - 1].
-    Returns, sums of future rewards, are about as large as S. So they become about 1 in size."""
+    Returns, sums of future rewards, are about as large as S, and so become about 1 in size."""
 
     latest_sums = 0  # latest S: 0, then a tensor [num_envs]; no buffer, so not in checkpoints
 
@@ -416,7 +416,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # declares float32; gym.vector casts to it
 
-    def reset(self, seed=None, options=None):  # without options: gym.vector makes them {}
+    def reset(self, seed=None, options=None):  # options unused: gym.vector turns None into {}
         return self.env.reset(seed=seed)[0], {}  # info is unused; gym.vector fails to stack some
 
     def step(self, action):

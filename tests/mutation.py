@@ -33,7 +33,7 @@ NAMES = {
     "min": "max", "max": "min", "mean": "sum", "sum": "mean", "exp": "log", "log": "exp", "zeros": "ones",
     "ones": "zeros", "zeros_like": "ones_like", "terminated": "truncated", "truncated": "terminated",
     "any": "all", "all": "any", "sqrt": "square", "square": "abs", "argmax": "argmin", "reversed": "list",
-    "clamp": "add", "low": "high", "actor": "critic", "ReLU": "Identity", "var": "std",
+    "clamp": "add", "clamp_min": "clamp_max", "low": "high", "actor": "critic", "ReLU": "Identity", "var": "std",
 }  # fmt: skip
 SILENT = {"print", "add_scalar", "tqdm"}  # calls whose effect is text, logging or progress
 SKIPPED = {"main", "Args"}
@@ -77,7 +77,8 @@ def mutations(node, last_dimensions=()):
             yield "swap the first two arguments", lambda n: n.args.__setitem__(slice(0, 2), n.args[1::-1])
         for i, keyword in enumerate(node.keywords):
             yield f"drop {keyword.arg}=", lambda n, i=i: n.keywords.pop(i)
-        if isinstance(node.func, ast.Attribute) and node.func.attr in ("detach", "clamp", "sqrt", "astype", "clip"):
+        droppable = ("detach", "clamp", "clamp_min", "sqrt", "astype", "clip")
+        if isinstance(node.func, ast.Attribute) and node.func.attr in droppable:
             yield f"drop .{node.func.attr}()", lambda n: vars(n).update(args=[], keywords=[], func=n.func.value)
     if isinstance(node, ast.IfExp):
         yield "other branch", lambda n: vars(n).update(body=n.orelse, orelse=n.body)
