@@ -35,7 +35,7 @@ from torch import nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.utils.data import default_collate  # stacks a list of dictionaries
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -98,7 +98,7 @@ class RunningStatistics(nn.Module):
 
     def update(self, samples):  # [batch, *shape]
         x = samples.double()
-        powers = torch.stack([torch.ones_like(x), x, x**2])  # [3, batch, *shape]
+        powers = torch.stack([x**0, x, x**2])  # [3, batch, *shape]
         self.totals += sum_over_processes(powers.sum(1))
         count = self.totals[0].clamp_min(1)  # not 0, to divide by
         mean, mean_square = self.totals[1:] / count  # each [*shape]
@@ -253,9 +253,9 @@ def ppo_update(agent, optimizer, batch, args):
             minibatch = {name: tensor[indices] for name, tensor in batch.items()}
             loss, metrics = ppo_loss(agent, minibatch, args)
             if args.target_kl:
-                excess = metrics["losses/approx_kl"] - args.target_kl  # a new tensor: metrics stay
-                if sum_over_processes(excess) > 0:  # the processes' mean KL is above target_kl
-                    return metrics  # all processes stop here, as they have the same sum
+                # If the processes' mean KL is above target_kl, all stop here, as they have the same sum.
+                if sum_over_processes(metrics["losses/approx_kl"] - args.target_kl) > 0:
+                    return metrics
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
@@ -283,7 +283,7 @@ def train(args, run_dir, checkpoint=None):
     steps_per_iteration = args.num_envs * args.num_steps  # of all processes
     num_iterations = (args.total_timesteps - global_step) // steps_per_iteration  # whole ones left
     print_every = num_iterations // 20 + 1  # iterations; makes at most 20 lines
-    for iteration in tqdm(range(1, num_iterations + 1), disable=rank > 0 or not sys.stderr.isatty()):
+    for iteration in trange(1, num_iterations + 1, disable=rank > 0 or not sys.stderr.isatty()):
         fraction_left = (1 - global_step / args.total_timesteps) if args.anneal_lr else 1
         optimizer.param_groups[0]["lr"] = fraction_left * args.learning_rate
         rollout, obs = collect_trajectories(envs, agent, obs, args.num_steps)
@@ -370,7 +370,7 @@ def save_checkpoint(path, args, global_step, agent, optimizer):
     }
     new_path = path.with_suffix(f".{os.getpid()}")  # in case two runs save here at once
     torch.save(checkpoint, new_path)
-    os.replace(new_path, path)
+    new_path.replace(path)
 
 
 def restore(checkpoint, agent, optimizer=None):
@@ -419,7 +419,7 @@ class SingleEnv(gym.Wrapper):  # one of the environments; checks its spaces, and
         super().__init__(env if space.shape == (obs_dim,) else gym.wrappers.FlattenObservation(env))
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, [obs_dim])  # declares float32; gym.vector casts to it
 
-    def reset(self, seed=None, options=None):  # options unused: gym.vector turns None into {}
+    def reset(self, seed=None, **kwargs):  # drops options: gym.vector turns None into {}
         return self.env.reset(seed=seed)[0], {}  # info is unused; gym.vector fails to stack some
 
     def step(self, action):
@@ -434,10 +434,9 @@ def make_envs(args, num_envs):
     if args.render or args.capture_video:  # in training, too: what takes no render_mode fails now
         kwargs["render_mode"] = "human" if args.render else "rgb_array"
     mode = "async" if args.async_envs else "sync"
-    no_autoreset = {"autoreset_mode": "Disabled"}
     try:
         with exit_with(f"cannot make --env-id {args.env_id}", gym.error.Error, ImportError):
-            envs = gym.make_vec(args.env_id, num_envs, mode, vector_kwargs=no_autoreset, wrappers=[SingleEnv], **kwargs)
+            envs = gym.make_vec(args.env_id, num_envs, mode, {"autoreset_mode": "Disabled"}, [SingleEnv], **kwargs)
     except TypeError as error:
         if any(f"argument '{name}'" in str(error) for name in kwargs):  # an unknown or reserved one
             sys.exit(f"error: --env-kwargs, --render or --capture-video: {error}")
@@ -495,8 +494,9 @@ def main():
     check_args(args, checkpoint["global_step"] if args.resume else 0)
     Distribution.set_default_validate_args(False)  # saves time
     torch.set_num_threads(1)  # for small matrices, a second thread is not worth its start
-    name = f"{args.env_id}__{args.exp_name}__{args.seed}__{sum_over_processes(torch.tensor(time.time_ns() // 1000))}"
-    run_dir = path.resolve().parent if path else Path("runs", re.sub(r"[^\w.-]+", "-", name))  # one for all processes
+    start_time = sum_over_processes(torch.tensor(time.time_ns() // 1000))  # a sum is the same in all processes
+    name = re.sub(r"[^\w.-]+", "-", f"{args.env_id}__{args.exp_name}__{args.seed}__{start_time}")
+    run_dir = path.resolve().parent if path else Path("runs", name)
     try:
         if args.evaluate:
             envs = make_envs(args, 1)
